@@ -1,0 +1,1 @@
+"""Devices: hosts, profiles, and what can be read off them (processor time, memory, state)."""

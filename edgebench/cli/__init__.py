@@ -1,0 +1,81 @@
+"""The command line: one small function a verb. Rooms are reached through session and results only."""
+
+import sys
+from typing import NoReturn
+
+import click
+
+from edgebench import __version__
+from edgebench.cli import catalog, measure, read
+from edgebench.cli.config import config_option
+from edgebench.core.errors import EdgebenchError
+
+EXIT_INTERRUPTED = 130
+
+EPILOG = """\b
+Examples:
+  edgebench run                                     the default model, five levels and more, on this computer
+  edgebench run -m model.gguf --mode performance    pp512, tg128 and a chat request of one file
+  edgebench compare --by quant                      what each level costs and gives
+  edgebench pareto --x decode_tokens_per_s --y acc --out front.png
+
+Every flag can also be set as EDGEBENCH_<VERB>_<FLAG> (EDGEBENCH_RUN_THREADS=4; --db and --data are
+EDGEBENCH_DB and EDGEBENCH_DATA) or in edgebench.toml; the flag wins, then the variable, then the file.
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGEBENCH", "max_content_width": 110},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name="edgebench")
+@config_option
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
+def app(debug: bool) -> None:  # noqa: ARG001 - read in main()
+    """Which model, at which quantization, on which runtime, should I ship on this device?
+
+    Measures speed, memory and accuracy of the same file on the same device, keeps every raw sample in
+    SQLite, and compares with honest intervals.
+    """
+
+
+for verb in (
+    *(measure.run, measure.sweep, read.compare, read.pareto, read.runs, read.db),
+    *(catalog.models, catalog.suites, catalog.runners, catalog.devices, catalog.cache),
+):
+    app.add_command(verb)
+
+
+def main() -> NoReturn:
+    """The `edgebench` command: run a verb, tell errors in one line, exit with the code design gives it."""
+    try:
+        app.main(standalone_mode=False)
+    except EdgebenchError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _interrupted()
+    except KeyboardInterrupt:
+        _interrupted()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away: nothing to tell
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _tell(error: EdgebenchError) -> None:
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint:  {error.hint}", err=True)
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)
+
+
+def _interrupted() -> NoReturn:
+    click.echo("interrupted: what was measured is stored; the same command goes on from there", err=True)
+    sys.exit(EXIT_INTERRUPTED)

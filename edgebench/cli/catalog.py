@@ -1,0 +1,186 @@
+"""`models`, `suites`, `runners`, `devices`, `cache`: what there is."""
+
+from pathlib import Path
+
+import click
+
+from edgebench.cli.measure import data_option
+from edgebench.cli.output import Column, emit, emit_one, output_option, remark
+from edgebench.core.units import data_size
+
+LICENCE = Column("licence", "licence")
+
+
+def _yes_no(value: object) -> str:
+    return "yes" if value else "no"
+
+
+@click.group(epilog="\b\nExamples:\n  edgebench models list\n  edgebench models show smollm2-135m\n  edgebench models show ./model.gguf -o json")
+def models() -> None:
+    """Model files: what is known by name, and what is inside a file."""
+
+
+@models.command("list")
+@output_option
+def models_list(output: str) -> None:
+    """Models known by name; any local GGUF file works too."""
+    from edgebench.session_catalog import list_models
+
+    columns = [
+        Column("name", "name"),
+        Column("title", "title"),
+        Column("size_bytes", "size", data_size, right=True),
+        LICENCE,
+        Column("cached", "cached", _yes_no),
+        Column("source", "source"),
+    ]
+    emit(list_models(), columns, output)
+
+
+@models.command("show")
+@click.argument("model")
+@output_option
+def models_show(model: str, output: str) -> None:
+    """A model file's manifest: hash, level, effective bits per weight, tensor types."""
+    from edgebench.session_catalog import show_model
+
+    emit_one(show_model(model, remark), output, model)
+
+
+@click.group(epilog="\b\nExamples:\n  edgebench suites list --data DIR\n  edgebench suites show everyday\n  edgebench suites show mmlu-medical -o json")
+def suites() -> None:
+    """Question suites."""
+
+
+@suites.command("list")
+@data_option
+@output_option
+def suites_list(data: Path | None, output: str) -> None:
+    """Every known suite, and whether its questions are in reach."""
+    from edgebench.session_catalog import list_suites
+
+    columns = [
+        Column("name", "name"),
+        Column("n_questions", "questions", right=True),
+        Column("available", "available", _yes_no),
+        Column("default_scorer", "scorer"),
+        LICENCE,
+        Column("title", "title"),
+    ]
+    emit(list_suites(data), columns, output)
+
+
+@suites.command("show")
+@click.argument("name")
+@data_option
+@output_option
+def suites_show(name: str, data: Path | None, output: str) -> None:
+    """A suite's provenance, counts and a sample prompt; NAME or a suite file."""
+    from edgebench.session_catalog import show_suite
+
+    emit_one(show_suite(name, data), output, name)
+
+
+@click.group(epilog="\b\nExamples:\n  edgebench runners list -o json\n  edgebench runners build llama_cpp")
+def runners() -> None:
+    """Engines."""
+
+
+@runners.command("list")
+@output_option
+def runners_list(output: str) -> None:
+    """Every engine, usable here or not, and the command that makes it usable."""
+    from edgebench.session_catalog import list_runners
+
+    columns = [
+        Column("name", "name"),
+        Column("available", "available", _yes_no),
+        Column("version", "version"),
+        Column("why", "why not"),
+        Column("install", "install with"),
+    ]
+    emit(list_runners(), columns, output)
+
+
+@runners.command("build")
+@click.argument("name")
+def runners_build(name: str) -> None:
+    """Build and install an engine; the wheel is kept, so this is done once for a version and a processor."""
+    from edgebench.session_catalog import build_runner
+
+    last = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if total and done * 20 // total > last:
+            last = done * 20 // total
+            remark(f"  {done}/{total} compiled")
+
+    wheel = build_runner(name, remark, progress)
+    remark(f"{name} is ready" + (f" ({wheel})" if wheel else ""))
+
+
+@click.group(epilog="\b\nExamples:\n  edgebench devices list\n  edgebench devices show local -o json")
+def devices() -> None:
+    """Devices edgebench can measure on."""
+
+
+@devices.command("list")
+@output_option
+def devices_list(output: str) -> None:
+    """Every device profile."""
+    from edgebench.session_catalog import list_devices
+
+    columns = [
+        Column("name", "name"),
+        Column("title", "what it is"),
+        Column("memory_bytes", "memory", data_size, right=True),
+        Column("os", "system"),
+        Column("id", "id in the database"),
+    ]
+    emit(list_devices(), columns, output)
+
+
+@devices.command("show")
+@click.argument("name", default="local")
+@output_option
+def devices_show(name: str, output: str) -> None:
+    """A device's facts; unknown ones are shown as absent."""
+    from edgebench.session_catalog import show_device
+
+    emit_one(show_device(name), output, name)
+
+
+@click.group(epilog="\b\nExamples:\n  edgebench cache list\n  edgebench cache clear artifacts tools")
+def cache() -> None:
+    """Fetched models, made levels, built engines and tools (EDGEBENCH_CACHE moves them)."""
+
+
+CACHE_COLUMNS = [
+    Column("part", "part"),
+    Column("n_files", "files", right=True),
+    Column("size_bytes", "size", data_size, right=True),
+    Column("path", "where"),
+]
+
+
+@cache.command("list")
+@output_option
+def cache_list(output: str) -> None:
+    """What the cache holds."""
+    from edgebench.session_catalog import list_cache
+
+    emit(list_cache(), CACHE_COLUMNS, output)
+
+
+@cache.command("clear")
+@click.argument("parts", nargs=-1)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@output_option
+def cache_clear(parts: tuple[str, ...], yes: bool, output: str) -> None:
+    """Remove parts of the cache, or all of it; results are never touched."""
+    from edgebench.session_catalog import clear_cache
+
+    if not yes:
+        click.confirm(f"remove {', '.join(parts) or 'everything'} from the cache?", abort=True, err=True)
+    emit(clear_cache(parts), CACHE_COLUMNS, output, "removed")

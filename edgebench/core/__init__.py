@@ -1,0 +1,1 @@
+"""What every room may know: types, errors, units, statistics, registry, hashing. Imports no room."""

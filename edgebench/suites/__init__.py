@@ -1,0 +1,1 @@
+"""Questions: load a suite's data, order and group it, build prompts, score answers."""

@@ -1,0 +1,227 @@
+"""Which runs stand for a level, and their figures: the rows that compare and pareto read."""
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgebench.core.errors import UsageError, nearest
+from edgebench.core.stats import Estimate
+from edgebench.core.types import Evidence, Mode, Shape, Status
+from edgebench.results.records import RunRow
+from edgebench.results.store import Store
+from edgebench.results.summary import WHOLE_RUN
+
+USUAL_TESTS = ("pp512", "tg128")
+
+Summaries = dict[tuple[str, str], Estimate]
+"""(test, metric) -> the figure: a share's mean, a rate's or duration's median, a peak's maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelRow:
+    """One artifact with the runs that speak for it."""
+
+    artifact_id: str
+    model: str
+    quant: str
+    label: str
+    """The level's name; a piece of the hash tells two files of the same level apart."""
+    device_id: str
+    suite_id: str | None
+    scorer: str | None
+    medical: bool
+    """The suite is a medical one: whatever shows its accuracy carries the safety note."""
+    prefill_test: str | None
+    decode_test: str | None
+    chat_test: str | None
+    figures: Mapping[str, Estimate]
+    """Metric name -> figure; what is not known has no entry."""
+    n_fallback: int
+    """Tensors that are not of a type the level's name promises, because of their shape."""
+    n_flagged: int
+    """Measured trials taken while something disturbed the device."""
+    performance: RunRow | None
+    accuracy: RunRow | None
+    alone: RunRow | None
+    """The same file and questions, scored one by one: its noise floor."""
+
+    @property
+    def evidence(self) -> Evidence:
+        """`measured` when every run behind the row is; else the first other kind."""
+        kinds = [run.evidence for run in (self.performance, self.accuracy) if run]
+        return next((kind for kind in kinds if kind is not Evidence.MEASURED), Evidence.MEASURED)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Runs:
+    """The runs that stand for an artifact."""
+
+    performance: RunRow | None = None
+    accuracy: RunRow | None = None
+    alone: RunRow | None = None
+
+    def offer(self, run: RunRow) -> None:
+        """Take a run where none newer has the place; they are offered newest first."""
+        if run.mode is Mode.PERFORMANCE:
+            self.performance = self.performance or run
+        elif run.shape == Shape.GROUPED:
+            self.accuracy = self.accuracy or run
+        elif run.shape == Shape.ALONE:
+            self.alone = self.alone or run
+
+
+def level_rows(
+    store: Store,
+    *,
+    device: str | None = None,
+    model: str | None = None,
+    suite: str | None = None,
+    scorer: str | None = None,
+    only: Container[str] | None = None,
+) -> list[LevelRow]:
+    """Levels with their newest complete runs, widest first within a model; one device, one suite.
+
+    `only` keeps to these runs, by id.
+    """
+    runs = [run for run in store.runs(status=Status.COMPLETE) if only is None or run.id in only]
+    runs = _asked(runs, model, "model", lambda run: {run.model})
+    runs = _asked(runs, device, "device", lambda run: {run.device_id})
+    _refuse_several_devices(runs)
+    suite_id, scorer = _suite(runs, suite, scorer)
+    chosen: dict[str, _Runs] = {}
+    for run in runs:
+        if run.mode is Mode.PERFORMANCE or (run.suite_id, run.scorer) == (suite_id, scorer):
+            chosen.setdefault(run.artifact_id, _Runs()).offer(run)
+    return _rows(store, [one for one in chosen.values() if one.performance or one.accuracy])
+
+
+def settings_that_differ(rows: Iterable[LevelRow]) -> list[str]:
+    """Names of settings in which the performance runs of these rows differ: they make no fair table."""
+    configs = [row.performance.config for row in rows if row.performance]
+    names = sorted(set().union(*configs))
+    return [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
+
+
+def _asked(
+    runs: Sequence[RunRow], name: str | None, kind: str, names_of: Callable[[RunRow], set[str]]
+) -> list[RunRow]:
+    """The runs that go by `name`; all where none was asked for."""
+    known = set().union(*map(names_of, runs))
+    if runs and name is not None and name not in known:
+        raise nearest(name, known, kind=f"{kind} in this database")
+    return [run for run in runs if name is None or name in names_of(run)]
+
+
+def _refuse_several_devices(runs: Iterable[RunRow]) -> None:
+    devices = sorted({run.device_id for run in runs})
+    if len(devices) > 1:
+        raise UsageError(
+            f"this database holds runs of {len(devices)} devices: {', '.join(devices)}",
+            "name one: --device NAME",
+        )
+
+
+def _suite(runs: Iterable[RunRow], suite: str | None, scorer: str | None) -> tuple[str | None, str | None]:
+    """The suite and scorer asked for, and where nothing was asked, those of the newest accuracy run."""
+    grouped = [run for run in runs if run.mode is Mode.ACCURACY and run.shape == Shape.GROUPED]
+    grouped = _asked(grouped, suite, "suite", lambda run: _suite_names(run.suite_id or ""))
+    grouped = _asked(grouped, scorer, "scorer", lambda run: {run.scorer or ""})
+    return (grouped[0].suite_id, grouped[0].scorer) if grouped else (suite, scorer)
+
+
+def _suite_names(suite_id: str) -> set[str]:
+    return {suite_id, suite_id.partition("@")[0]}
+
+
+def _rows(store: Store, chosen: Sequence[_Runs]) -> list[LevelRow]:
+    summaries = {
+        run.id: _summaries(store, run.id) for one in chosen for run in (one.performance, one.accuracy) if run
+    }
+    tests = {
+        metric: _commonest_test(summaries.values(), metric)
+        for metric in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s")
+    }
+    medical = {row["id"] for row in store.rows("SELECT id FROM suite WHERE medical")}
+    rows = [_level(one, summaries, tests, medical) for one in chosen]
+    rows.sort(key=lambda row: (row.model, -_bits(row), row.label))
+    return _told_apart(rows)
+
+
+def _level(
+    one: _Runs,
+    summaries: Mapping[str, Summaries],
+    tests: Mapping[str, str | None],
+    medical: Container[str | None],
+) -> LevelRow:
+    run = one.performance or one.accuracy
+    if run is None:
+        raise ValueError("a level needs a run")
+    speed = summaries[one.performance.id] if one.performance else {}
+    answers = summaries[one.accuracy.id] if one.accuracy else {}
+    chat = tests["ttft_s"]
+    found = {
+        "size_bytes": _exact(run.size_bytes),
+        "bits_per_weight": _exact(run.bits_per_weight),
+        "prefill_tokens_per_s": speed.get((str(tests["prefill_tokens_per_s"]), "prefill_tokens_per_s")),
+        "decode_tokens_per_s": speed.get((str(tests["decode_tokens_per_s"]), "decode_tokens_per_s")),
+        "ttft_s": speed.get((str(chat), "ttft_s")),
+        "tpot_s": speed.get((str(chat), "tpot_s")),
+        "peak_rss_bytes": speed.get((WHOLE_RUN, "peak_rss_bytes")),
+        "load_s": speed.get((WHOLE_RUN, "load_s")),
+        "acc": answers.get((one.accuracy.suite_id or WHOLE_RUN, "acc")) if one.accuracy else None,
+    }
+    flagged = speed.get((WHOLE_RUN, "n_flagged"))
+    return LevelRow(
+        artifact_id=run.artifact_id,
+        model=run.model,
+        quant=run.quant,
+        label=run.label,
+        device_id=run.device_id,
+        suite_id=one.accuracy.suite_id if one.accuracy else None,
+        scorer=one.accuracy.scorer if one.accuracy else None,
+        medical=one.accuracy is not None and one.accuracy.suite_id in medical,
+        prefill_test=tests["prefill_tokens_per_s"],
+        decode_test=tests["decode_tokens_per_s"],
+        chat_test=chat,
+        figures={name: figure for name, figure in found.items() if figure is not None},
+        n_fallback=run.n_fallback,
+        n_flagged=int(flagged.value) if flagged else 0,
+        performance=one.performance,
+        accuracy=one.accuracy,
+        alone=one.alone,
+    )
+
+
+def _summaries(store: Store, run_id: str) -> Summaries:
+    sql = "SELECT * FROM summary WHERE run_id = ? AND statistic <> 'n_outliers'"
+    return {
+        (row["test"], row["metric"]): Estimate(
+            value=row["value"], ci_low=row["ci_low"], ci_high=row["ci_high"], n=row["n"]
+        )
+        for row in store.rows(sql, (run_id,))
+    }
+
+
+def _commonest_test(summaries: Iterable[Summaries], metric: str) -> str | None:
+    """The test most levels have this metric of; a usual one, then an empty cache, before others."""
+    counts = Counter(test for summary in summaries for test, name in summary if name == metric)
+    return max(
+        counts, key=lambda test: (counts[test], test in USUAL_TESTS, "@" not in test, test), default=None
+    )
+
+
+def _told_apart(rows: Sequence[LevelRow]) -> list[LevelRow]:
+    names = Counter((row.model, row.label) for row in rows)
+    return [
+        replace(row, label=f"{row.label} #{row.artifact_id[:6]}") if names[row.model, row.label] > 1 else row
+        for row in rows
+    ]
+
+
+def _bits(row: LevelRow) -> float:
+    figure = row.figures.get("bits_per_weight")
+    return figure.value if figure else 0.0
+
+
+def _exact(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value=value, ci_low=None, ci_high=None, n=1)

@@ -1,0 +1,151 @@
+"""What a row of the database is made of: core's nouns as columns, and a run as an object."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from edgebench.core.hashing import canonical_json, sha256_json
+from edgebench.core.types import Artifact, DeviceProfile, Environment, Evidence, Mode, Status, Suite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """A row of `run`, with what names its artifact."""
+
+    id: str
+    mode: Mode
+    status: Status
+    invalid_reason: str | None
+    evidence: Evidence
+    artifact_id: str
+    device_id: str
+    environment_id: str
+    suite_id: str | None
+    runner: str
+    runner_version: str
+    config_sha256: str
+    config_json: str
+    seed: int
+    started_at: str
+    finished_at: str | None
+    edgebench_version: str
+    git_commit: str | None
+    git_dirty: int | None
+    scorer: str | None
+    scheme_sha256: str | None
+    timing_source: str
+    engine_json: str | None
+    model: str
+    quant: str
+    parent_quant: str | None
+    bits_per_weight: float | None
+    size_bytes: int
+    n_fallback: int
+
+    @property
+    def label(self) -> str:
+        """`q8_0`, or `q8_0 (from q4_1)` when the weights had been quantized before."""
+        return f"{self.quant} (from {self.parent_quant})" if self.parent_quant else self.quant
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The plan this run followed."""
+        return dict(json.loads(self.config_json))
+
+    @property
+    def shape(self) -> str | None:
+        """Of an accuracy run: whether questions were scored `grouped` or `alone`."""
+        return self.config.get("shape")
+
+
+def run_row(row: Mapping[str, Any]) -> RunRow:
+    """The run a database row tells of."""
+    closed = {
+        "mode": Mode(row["mode"]),
+        "status": Status(row["status"]),
+        "evidence": Evidence(row["evidence"]),
+    }
+    return RunRow(**{**row, **closed})
+
+
+def model_row(artifact: Artifact) -> dict[str, object]:
+    """The row of `model` an artifact belongs to."""
+    return {
+        "id": artifact.model,
+        "name": artifact.model,
+        "family": artifact.family,
+        "n_params": artifact.n_params,
+        "source": artifact.source,
+        "license": artifact.license,
+    }
+
+
+def artifact_row(artifact: Artifact, manifest: Mapping[str, Any]) -> dict[str, object]:
+    """The row of `artifact`, but for `parent_id`: only the database knows whether it has the parent."""
+    # The parent's hash would be lost where the parent is not in this database.
+    lineage = {"parent_sha256": artifact.parent_sha256} if artifact.parent_sha256 else {}
+    return {
+        "id": artifact.sha256,
+        "model_id": artifact.model,
+        "format": artifact.quant.format,
+        "quant": artifact.quant.name,
+        "bits_per_weight": artifact.quant.bits_per_weight,
+        "size_bytes": artifact.size_bytes,
+        "calibration_sha256": manifest.get("calibration_sha256"),
+        "tool": artifact.tool,
+        "tool_version": artifact.tool_version,
+        "created_at": now(),
+        "n_params": artifact.n_params,
+        "parent_quant": artifact.parent_quant,
+        "manifest_json": canonical_json({**lineage, **manifest}),
+    }
+
+
+def device_row(device: DeviceProfile) -> dict[str, object]:
+    """The row of `device`; the whole profile is kept as JSON."""
+    profile = asdict(device)
+    return {
+        **{column: profile[column] for column in ("id", "name", "kind", "soc", "memory_bytes")},
+        "profile_sha256": sha256_json(profile),
+        "profile_json": canonical_json(profile),
+    }
+
+
+def environment_row(environment: Environment) -> dict[str, object]:
+    """The row of `environment`."""
+    row = asdict(environment)
+    row["facts_json"] = canonical_json(row.pop("facts"))
+    return row
+
+
+def suite_row(suite: Suite) -> dict[str, object]:
+    """The row of `suite`."""
+    return {
+        "id": suite.id,
+        "name": suite.name,
+        "version": suite.version,
+        "sha256": suite.sha256,
+        "n_questions": len(suite.questions),
+        "license": suite.license,
+        "medical": suite.medical,
+    }
+
+
+def question_rows(suite: Suite) -> Iterator[dict[str, object]]:
+    """The rows of `question`: everything but the text."""
+    for question in suite.questions:
+        yield {
+            "suite_id": suite.id,
+            "id": question.id,
+            "subject": question.subject,
+            "n_choices": len(question.choices),
+            "answer_index": question.answer_index,
+            "sha256": sha256_json([question.text, *question.choices]),
+        }
+
+
+def now() -> str:
+    """This moment in UTC; microseconds keep two runs in a row apart."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,164 @@
+"""The database's tables, as numbered migrations counted by `PRAGMA user_version`."""
+
+import sqlite3
+from pathlib import Path
+
+from edgebench.core.errors import StoreError
+
+_MODEL = """CREATE TABLE model (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, family TEXT, n_params INTEGER, source TEXT NOT NULL,
+  revision TEXT, license TEXT
+) STRICT"""
+
+_ARTIFACT = """CREATE TABLE artifact (
+  id TEXT PRIMARY KEY, -- sha256 of the file
+  model_id TEXT NOT NULL REFERENCES model(id),
+  parent_id TEXT REFERENCES artifact(id), -- NULL too when the parent is not in this database
+  format TEXT NOT NULL, quant TEXT NOT NULL, bits_per_weight REAL, size_bytes INTEGER NOT NULL,
+  calibration_sha256 TEXT, tool TEXT NOT NULL, tool_version TEXT NOT NULL, created_at TEXT NOT NULL,
+  n_params INTEGER, parent_quant TEXT, manifest_json TEXT
+) STRICT"""
+
+_DEVICE = """CREATE TABLE device (
+  id TEXT PRIMARY KEY, -- 'pixel8'
+  name TEXT NOT NULL, kind TEXT NOT NULL, soc TEXT, memory_bytes INTEGER,
+  profile_sha256 TEXT NOT NULL, profile_json TEXT NOT NULL
+) STRICT"""
+
+_ENVIRONMENT = """CREATE TABLE environment (
+  id TEXT PRIMARY KEY, -- hash of the facts
+  os TEXT NOT NULL, kernel TEXT, cpu TEXT, governor TEXT,
+  on_battery INTEGER CHECK (on_battery IN (0,1)), facts_json TEXT NOT NULL
+) STRICT"""
+
+_SUITE = """CREATE TABLE suite (
+  id TEXT PRIMARY KEY, -- 'mobile-mmlu@1'
+  name TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL, n_questions INTEGER NOT NULL, license TEXT,
+  medical INTEGER NOT NULL DEFAULT 0 CHECK (medical IN (0,1)) -- its pages carry the safety note
+) STRICT"""
+
+# The text is not stored: licences, contamination.
+_QUESTION = """CREATE TABLE question (
+  suite_id TEXT NOT NULL REFERENCES suite(id), id TEXT NOT NULL, subject TEXT, n_choices INTEGER,
+  answer_index INTEGER, sha256 TEXT NOT NULL, -- of text and choices
+  PRIMARY KEY (suite_id, id)
+) STRICT, WITHOUT ROWID"""
+
+_RUN = """CREATE TABLE run (
+  id TEXT PRIMARY KEY, -- ULID
+  mode TEXT NOT NULL CHECK (mode IN ('performance','accuracy')),
+  status TEXT NOT NULL CHECK (status IN ('running','complete','interrupted','failed','invalid')),
+  invalid_reason TEXT, -- why it is interrupted, failed or invalid
+  evidence TEXT NOT NULL CHECK (evidence IN ('measured','replayed','modelled','synthetic')),
+  artifact_id TEXT NOT NULL REFERENCES artifact(id), device_id TEXT NOT NULL REFERENCES device(id),
+  environment_id TEXT NOT NULL REFERENCES environment(id), suite_id TEXT REFERENCES suite(id),
+  runner TEXT NOT NULL, runner_version TEXT NOT NULL,
+  config_sha256 TEXT NOT NULL, config_json TEXT NOT NULL, -- the hash is the plan's key
+  seed INTEGER NOT NULL, started_at TEXT NOT NULL, finished_at TEXT, edgebench_version TEXT NOT NULL,
+  git_commit TEXT, git_dirty INTEGER,
+  scorer TEXT, scheme_sha256 TEXT, -- the groups that questions were scored in
+  timing_source TEXT NOT NULL DEFAULT 'host', engine_json TEXT -- what the engine says of itself
+) STRICT"""
+
+_TRIAL = """CREATE TABLE trial (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+  test TEXT NOT NULL, -- 'pp512+tg128@d4096'
+  phase TEXT NOT NULL CHECK (phase IN ('warmup','measured')),
+  round_index INTEGER NOT NULL DEFAULT 0, -- which visit of the level
+  process_index INTEGER NOT NULL DEFAULT 0, repetition INTEGER NOT NULL,
+  n_prompt INTEGER NOT NULL, n_gen INTEGER NOT NULL, n_depth INTEGER NOT NULL DEFAULT 0,
+  started_s REAL NOT NULL, load_s REAL, prefill_s REAL, ttft_s REAL, decode_s REAL, total_s REAL NOT NULL,
+  energy_j REAL, energy_idle_j REAL, energy_resolution_j REAL, energy_source TEXT,
+  energy_scope TEXT, energy_method TEXT, energy_u95_j REAL, energy_reason TEXT, energy_evidence TEXT,
+  peak_rss_bytes INTEGER, peak_rss_anon_bytes INTEGER, peak_rss_file_bytes INTEGER, peak_vram_bytes INTEGER,
+  temperature_start_c REAL, temperature_end_c REAL, throttled INTEGER CHECK (throttled IN (0,1)),
+  foreign_cpu_s REAL, -- CPU time of other processes meanwhile
+  canary_before_s REAL, canary_after_s REAL, -- how long a fixed spin took
+  flags_json TEXT NOT NULL DEFAULT '[]', -- '["noisy_neighbour","unstable_host"]'
+  UNIQUE (run_id, test, process_index, phase, repetition)
+) STRICT"""
+
+_TIMES = """CREATE TABLE token_time (
+  trial_id INTEGER NOT NULL REFERENCES trial(id) ON DELETE CASCADE, i INTEGER NOT NULL, t_s REAL NOT NULL,
+  PRIMARY KEY (trial_id, i)
+) STRICT, WITHOUT ROWID"""
+
+_READING = """CREATE TABLE reading (
+  run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, channel TEXT NOT NULL, unit TEXT NOT NULL,
+  t_s REAL NOT NULL, value REAL NOT NULL,
+  PRIMARY KEY (run_id, channel, t_s)
+) STRICT, WITHOUT ROWID"""
+
+_ANSWER = """CREATE TABLE answer (
+  run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, question_id TEXT NOT NULL,
+  repeat INTEGER NOT NULL DEFAULT 0, choice_index INTEGER, choice_norm_index INTEGER,
+  correct INTEGER NOT NULL CHECK (correct IN (0,1)), correct_norm INTEGER CHECK (correct_norm IN (0,1)),
+  logprobs_json TEXT, output_text TEXT, n_prompt INTEGER, n_gen INTEGER, ttft_s REAL, total_s REAL,
+  group_sha256 TEXT, -- the questions it shared a batch with
+  PRIMARY KEY (run_id, question_id, repeat)
+) STRICT, WITHOUT ROWID"""
+
+_SUMMARY = """CREATE TABLE summary (
+  run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, test TEXT NOT NULL, metric TEXT NOT NULL,
+  statistic TEXT NOT NULL, value REAL NOT NULL, ci_low REAL, ci_high REAL, n INTEGER NOT NULL,
+  PRIMARY KEY (run_id, test, metric, statistic)
+) STRICT, WITHOUT ROWID"""
+
+_PAIRED_ANSWER = """CREATE VIEW paired_answer AS
+  SELECT a.run_id AS run_a, b.run_id AS run_b, a.question_id, a.correct AS correct_a, b.correct AS correct_b
+  FROM answer a JOIN answer b USING (question_id, repeat)
+  JOIN run ra ON ra.id = a.run_id
+  JOIN run rb ON rb.id = b.run_id AND ra.suite_id = rb.suite_id AND a.run_id <> b.run_id"""
+
+_M001 = (
+    _MODEL,
+    _ARTIFACT,
+    _DEVICE,
+    _ENVIRONMENT,
+    _SUITE,
+    _QUESTION,
+    _RUN,
+    "CREATE INDEX run_by_plan ON run (config_sha256, artifact_id, device_id, status)",  # resume looks here
+    _TRIAL,
+    _TIMES,
+    _READING,
+    _ANSWER,
+    _SUMMARY,
+    _PAIRED_ANSWER,
+)
+
+# Number n brings a database from user_version n-1 to n. A released migration is never edited: databases
+# that already ran it would differ from new ones. A change is a new entry at the end.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001,)
+
+
+def check(connection: sqlite3.Connection, path: Path) -> int:
+    """The database's schema version; StoreError when it is newer than this program, or not edgebench's."""
+    version = _version(connection)
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} has schema {version}; this edgebench knows up to {len(MIGRATIONS)}",
+            "upgrade edgebench, or name another database with --db",
+        )
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if (tables or version) and not {"run", "artifact"} <= tables:
+        raise StoreError(
+            f"{path} is an SQLite database, but not one of edgebench's", "name another file with --db"
+        )
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the database to the newest schema, one transaction per migration."""
+    for number in range(check(connection, path) + 1, len(MIGRATIONS) + 1):
+        with connection:  # commits, or rolls the whole migration back
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) >= number:
+                continue  # another process was quicker
+            for statement in MIGRATIONS[number - 1]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -1,0 +1,129 @@
+"""A pretend engine: scripted answers, scripted deaths. Everything it yields is `synthetic`.
+
+It lets the whole path from plan to picture be tried and tested without an engine or a model. Its
+"model" is a JSON file:
+
+    {"edgebench": "synthetic", "seed": 1, "token_s": 0.0002, "dies_after": 40, "how": "kill"}
+
+`dies_after` counts engine calls; `how` is kill, segfault, error or hang. `nan` spoils log-likelihoods.
+"""
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from edgebench.core.errors import ModelError
+from edgebench.core.types import Evidence, Format, Score, Settings
+
+
+class Synthetic:
+    """The `synthetic` runner."""
+
+    name: ClassVar[str] = "synthetic"
+    evidence: ClassVar[Evidence] = Evidence.SYNTHETIC
+    formats: ClassVar[tuple[Format, ...]] = (Format.SYNTHETIC,)
+    install: ClassVar[str] = "always there"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def version(self) -> str:
+        """The script's version."""
+        return "1"
+
+    def load(self, path: Path, settings: Settings) -> "SyntheticSession":  # noqa: ARG002 - the protocol's
+        """Read the script."""
+        try:
+            script = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} is not a synthetic model: {error}") from error
+        return SyntheticSession(script)
+
+
+class SyntheticSession:
+    """One token per byte; log-likelihoods are a hash of what was asked."""
+
+    facts: Mapping[str, Any]
+    n_vocab = 256
+    n_ctx_train = 8192
+    bos: int | None = None
+
+    def __init__(self, script: Mapping[str, Any]) -> None:
+        self._script = script
+        self._calls = 0
+        self._token_s = float(script.get("token_s", 1e-5))
+        self.facts = {"script": dict(script)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return
+
+    def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
+        """Nothing to hold."""
+
+    def reset(self) -> None:
+        """Nothing to drop."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """UTF-8 bytes."""
+        return list(text.encode())
+
+    def chat_prompt(self, text: str) -> tuple[str, bool]:
+        """No template."""
+        return text, False
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Take `token_s` a token."""
+        self._live()
+        time.sleep(self._token_s * len(tokens))
+
+    def greedy(self) -> int:
+        """Always an "a"."""
+        return ord("a")
+
+    def piece(self, token: int) -> bytes:
+        """The byte itself."""
+        return bytes([token])
+
+    def loglikelihoods(
+        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
+    ) -> list[list[Score]]:
+        """A number between -10 and 0 that depends on the tokens, and a little on the batch's shape."""
+        self._live()
+        time.sleep(self._token_s * sum(len(context) for context, _ in group))
+        nudge = 0.3 if n_cells == 0 else 0.0
+        return [
+            [Score(logprob=self._logprob(context, c, nudge), is_greedy=False) for c in continuations]
+            for context, continuations in group
+        ]
+
+    def _logprob(self, context: Sequence[int], continuation: Sequence[int], nudge: float) -> float:
+        if self._script.get("nan"):
+            return math.nan
+        seed = f"{self._script.get('seed', 0)}:{list(context)}:{list(continuation)}"
+        digest = hashlib.sha256(seed.encode()).digest()
+        return -10 * digest[0] / 255 - nudge * digest[1] / 255
+
+    def _live(self) -> None:
+        self._calls += 1
+        if self._calls != self._script.get("dies_after"):
+            return
+        match self._script.get("how", "error"):
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault":
+                ctypes.string_at(0)
+            case "hang":
+                time.sleep(3600)
+            case _:
+                raise ModelError("the script says: fail now")
