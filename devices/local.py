@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 
 from edgebench.core.hashing import sha256_json
@@ -84,12 +83,10 @@ def _usable_cores() -> int:
 
 
 def _os_name() -> str:
-    if sys.platform == "linux":
-        try:
-            return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-        except OSError:
-            return "Linux"
-    return f"{platform.system()} {platform.release()}"
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return f"{platform.system()} {platform.release()}"
 
 
 def _on_battery() -> bool | None:

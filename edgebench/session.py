@@ -55,7 +55,9 @@ class Outcome:
     def raise_if_bad(self) -> None:
         """RunFailed (exit 1) or InvalidRun (exit 4) with the reasons, when anything went wrong."""
         if self.failures:
-            raise RunFailed("; ".join(self.failures), "what was measured is stored; the same command tries again")
+            raise RunFailed(
+                "; ".join(self.failures), "what was measured is stored; the same command tries again"
+            )
         if self.invalid:
             raise InvalidRun("; ".join(self.invalid), "the run is stored as invalid and will not rank")
 
@@ -114,7 +116,9 @@ def prepare(plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> lis
 
 
 def _made_line(artifact: Artifact) -> str:
-    fallback = f", {artifact.quant.n_fallback} tensors fell back to other types" if artifact.quant.n_fallback else ""
+    fallback = (
+        f", {artifact.quant.n_fallback} tensors fell back to other types" if artifact.quant.n_fallback else ""
+    )
     return f"{artifact.label}: {artifact.quant.bits_per_weight:.2f} bits per weight{fallback}"
 
 
@@ -167,7 +171,9 @@ def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
 # Speed -----------------------------------------------------------------------------------------
 
 
-def _measure_speed(cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> None:
+def _measure_speed(
+    cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome
+) -> None:
     request = plan.request
     visits = [
         (cells[i], round_index, _missing_trials(cells[i], round_index, plan, store))

@@ -71,7 +71,11 @@ def show_suite(name: str, data: Path | None) -> dict[str, Any]:
     try:
         suite = load_suite(name, data)
     except SuiteError as error:
-        return {**shown, "available": False, "why": f"{error.message}" + (f" ({error.hint})" if error.hint else "")}
+        return {
+            **shown,
+            "available": False,
+            "why": f"{error.message}" + (f" ({error.hint})" if error.hint else ""),
+        }
     first = ordered_groups(suite)[0][0]
     return {
         **shown,

@@ -1,5 +1,6 @@
 """The parent's side of a measuring process: start it, hear it, watch its memory, tell how it died."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -50,10 +51,8 @@ class Child:
         self._watcher.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         self._errors.close()
 
     def _watch(self) -> None:
@@ -103,7 +102,9 @@ class Child:
             name = signal.Signals(-code).name
             hint = {
                 signal.SIGKILL: "out of memory, or killed by hand: see the kernel's log",
-                signal.SIGILL: "the engine was built for another processor: edgebench runners build llama_cpp",
+                signal.SIGILL: "the engine was built for another processor: runners build llama_cpp",
             }.get(signal.Signals(-code))
-            return RunFailed(f"the measuring process was killed by {name}" + (f": {last}" if last else ""), hint)
+            return RunFailed(
+                f"the measuring process was killed by {name}" + (f": {last}" if last else ""), hint
+            )
         return RunFailed(f"the measuring process ended with code {code}" + (f": {last}" if last else ""))

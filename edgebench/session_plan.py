@@ -13,7 +13,6 @@ from edgebench.core import registry
 from edgebench.core.errors import MissingDependency, UsageError
 from edgebench.core.hashing import sha256_json, sha256_text
 from edgebench.core.types import (
-    Artifact,
     DeviceProfile,
     Environment,
     Mode,
@@ -95,7 +94,9 @@ class Job:
         if self.suite is None:
             return None
         keys = ("suite_sha256", "scorer", "template_sha256", "shape", "n_cells", "group_size", "seed")
-        settings = {k: self.config["settings"][k] for k in ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v")}
+        settings = {
+            k: self.config["settings"][k] for k in ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v")
+        }
         return sha256_json({**{k: self.config[k] for k in keys}, **settings})
 
     @property
@@ -128,7 +129,7 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Check everything that can be checked without a model. Raises UsageError, SuiteError, …"""
+    """Check everything that can be checked without a model. Raises UsageError or SuiteError."""
     check_levels(request.quants)
     device = find_profile(request.device)
     runner = _runner(request)
@@ -228,7 +229,7 @@ def _accuracy_job(request: Request, runner: Runner, settings: Settings, suite: S
 
 
 def interleaved(n_levels: int, n_rounds: int) -> Sequence[tuple[int, int]]:
-    """(round, level) in the order of visits: A B C, C B A, A B C, …"""
+    """(round, level) in the order of visits: A B C, then C B A, and so on."""
     return [
         (r, level)
         for r in range(n_rounds)

@@ -23,8 +23,14 @@ def read_sweep(path: Path) -> list[dict[str, Any]]:
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: matrix.{key} must be a list with something in it")
     if nested := [key for key, value in raw.items() if isinstance(value, dict)]:
-        raise UsageError(f"{path}: unknown table [{nested[0]}]", "only [matrix] is a table; flags stand above it")
-    combinations = [raw | dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+        raise UsageError(
+            f"{path}: unknown table [{nested[0]}]", "only [matrix] is a table; flags stand above it"
+        )
+    combinations = [
+        raw | dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())
+    ]
     if len(combinations) > MAX_COMBINATIONS:
-        raise UsageError(f"{path}: {len(combinations)} combinations", f"at most {MAX_COMBINATIONS} in one plan")
+        raise UsageError(
+            f"{path}: {len(combinations)} combinations", f"at most {MAX_COMBINATIONS} in one plan"
+        )
     return combinations

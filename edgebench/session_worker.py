@@ -68,7 +68,9 @@ def main() -> None:
     except EdgebenchError as error:
         wire.send({"type": "error", "message": error.message, "hint": error.hint})
     except MemoryError:
-        wire.send({"type": "error", "message": "out of memory", "hint": "close programs, or take a smaller level"})
+        wire.send(
+            {"type": "error", "message": "out of memory", "hint": "close programs, or take a smaller level"}
+        )
 
 
 def _quantize(job: Mapping[str, Any], wire: Wire) -> None:
@@ -101,7 +103,9 @@ def _performance(job: Mapping[str, Any], wire: Wire) -> None:
         canary = Canary.calibrated()
         for todo in job["workloads"]:
             workload = Workload(**todo["workload"])
-            for trial in measure(session, workload, canary, seed=todo["seed"], repetitions=todo["repetitions"]):
+            for trial in measure(
+                session, workload, canary, seed=todo["seed"], repetitions=todo["repetitions"]
+            ):
                 wire.ask({"type": "trial", **trial})
 
 

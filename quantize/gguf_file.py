@@ -3,14 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgebench.core.errors import ModelError
+from edgebench.quantize.gguf_header import DamagedError, read_header
 from edgebench.quantize.levels import level_of, needs_super_blocks
 
 MAGIC = b"GGUF"
-_BROKEN = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError, TypeError)
-"""What the reader raises on damaged files; it validates little itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,36 +26,26 @@ class Inspection:
 
 
 def inspect_gguf(path: Path) -> Inspection:
-    """Read metadata and every tensor's type and size. ModelError when the file is not whole.
-
-    Costs seconds on large vocabularies; callers keep the result under the file's sha256.
-    """
+    """Read metadata and every tensor's type and size. ModelError when the file is not whole."""
     check_magic(path)
-    from gguf import GGUFReader
-
     try:
-        reader = GGUFReader(path)
-        tensors = [(t.name, t.tensor_type.name, int(t.n_elements), int(t.n_bytes)) for t in reader.tensors]
-        ftype = _field(reader, "general.file_type")
-        family = str(_field(reader, "general.architecture") or "unknown")
-    except _BROKEN as error:
+        header = read_header(path)
+    except DamagedError as error:
         raise ModelError(
-            f"{path} is damaged or cut short: its tensors can't be read back ({error})",
-            "fetch or convert the file again",
+            f"{path} is damaged or cut short: {error}", "fetch or convert the file again"
         ) from error
-    n_params = sum(n for _, _, n, _ in tensors)
+    n_params = sum(tensor.n_elements for tensor in header.tensors)
     if not n_params:
         raise ModelError(f"{path} holds no tensors", "a vocabulary-only file can't be measured")
-    level = level_of(int(ftype)) if ftype is not None else None
+    ftype = header.fields.get("general.file_type")
+    level = level_of(ftype) if isinstance(ftype, int) else None
     return Inspection(
         level=level or "unknown",
-        family=family,
+        family=str(header.fields.get("general.architecture") or "unknown"),
         n_params=n_params,
-        bits_per_weight=8 * sum(b for _, _, _, b in tensors) / n_params,
-        tensor_types=dict(Counter(kind for _, kind, _, _ in tensors).most_common()),
-        n_fallback=sum(
-            name.startswith("blk.") and _is_plain_block(kind) for name, kind, _, _ in tensors
-        )
+        bits_per_weight=8 * sum(tensor.size_bytes for tensor in header.tensors) / n_params,
+        tensor_types=dict(Counter(tensor.kind for tensor in header.tensors).most_common()),
+        n_fallback=sum(t.name.startswith("blk.") and _is_plain_block(t.kind) for t in header.tensors)
         if level and needs_super_blocks(level)
         else 0,
     )
@@ -79,10 +67,5 @@ def check_magic(path: Path) -> None:
 
 
 def _is_plain_block(kind: str) -> bool:
-    """Quantized types with blocks of 32: Q4_0, Q5_1, Q8_0, IQ4_NL, …"""
+    """Whether a quantized type has blocks of 32, as Q4_0, Q5_1, Q8_0 and IQ4_NL do."""
     return kind == "IQ4_NL" or (kind.startswith("Q") and kind[-2:] in ("_0", "_1"))
-
-
-def _field(reader: Any, key: str) -> Any:
-    field = reader.fields.get(key)
-    return None if field is None else field.contents()

@@ -17,7 +17,9 @@ from edgebench.quantize.gguf_file import check_magic, inspect_gguf
 from edgebench.quantize.levels import LEVELS
 
 SCHEMA = 1
-_LEVEL_SUFFIX = re.compile(r"[-._](?:" + "|".join(sorted(LEVELS, key=len, reverse=True)) + r")$", re.IGNORECASE)
+_LEVEL_SUFFIX = re.compile(
+    r"[-._](?:" + "|".join(sorted(LEVELS, key=len, reverse=True)) + r")$", re.IGNORECASE
+)
 
 
 def describe(

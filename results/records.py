@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgebench.core.hashing import canonical_json, sha256_json
-from edgebench.core.types import Artifact, DeviceProfile, Environment, Evidence, Mode, Status, Suite
+from edgebench.core.types import (
+    Artifact,
+    DeviceProfile,
+    Environment,
+    Evidence,
+    Mode,
+    Status,
+    Suite,
+    level_label,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +56,7 @@ class RunRow:
     @property
     def label(self) -> str:
         """`q8_0`, or `q8_0 (from q4_1)` when the weights had been quantized before."""
-        return f"{self.quant} (from {self.parent_quant})" if self.parent_quant else self.quant
+        return level_label(self.quant, self.parent_quant)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -21,7 +21,17 @@ from edgebench.core.lean import import_submodule
 from edgebench.core.types import Evidence, Format, Score, Settings
 
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
-KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "iq4_nl": 20}
+KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "bf16": 30,
+    "q8_0": 8,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "iq4_nl": 20,
+}
 LOAD_MODE = {False: 0, True: 1}
 """llama.h's `LLAMA_LOAD_MODE_NONE` and `_MMAP`."""
 
@@ -218,7 +228,9 @@ class LlamaSession:
             self._evaluate([(t, i, (0,), False) for i, t in enumerate(prefix)])
         scores: list[list[Score]] = []
         for chunk in _pack(group, len(prefix), n_cells):
-            lib.llama_memory_seq_keep(self._memory, 0) if prefix else lib.llama_memory_clear(self._memory, True)
+            lib.llama_memory_seq_keep(self._memory, 0) if prefix else lib.llama_memory_clear(
+                self._memory, True
+            )
             scores += self._score_chunk(chunk, prefix)
         return scores
 
@@ -286,7 +298,9 @@ class LlamaSession:
         return iter(found)
 
 
-def _log_softmax(logits: npt.NDArray[np.float32], tokens: Sequence[int]) -> list[tuple[int, tuple[float, bool]]]:
+def _log_softmax(
+    logits: npt.NDArray[np.float32], tokens: Sequence[int]
+) -> list[tuple[int, tuple[float, bool]]]:
     """Natural-log probabilities of some tokens; the normaliser is summed in double precision."""
     best = int(logits.argmax())
     top = float(logits[best])

@@ -39,7 +39,7 @@ class Synthetic:
         """The script's version."""
         return "1"
 
-    def load(self, path: Path, settings: Settings) -> "SyntheticSession":  # noqa: ARG002 - the protocol's
+    def load(self, path: Path, settings: Settings) -> "SyntheticSession":
         """Read the script."""
         try:
             script = json.loads(path.read_text(encoding="utf-8"))

@@ -25,13 +25,17 @@ EDGEBENCH_DB and EDGEBENCH_DATA) or in edgebench.toml; the flag wins, then the v
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGEBENCH", "max_content_width": 110},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "EDGEBENCH",
+        "max_content_width": 110,
+    },
     epilog=EPILOG,
 )
 @click.version_option(__version__, prog_name="edgebench")
 @config_option
 @click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
-def app(debug: bool) -> None:  # noqa: ARG001 - read in main()
+def app(debug: bool) -> None:
     """Which model, at which quantization, on which runtime, should I ship on this device?
 
     Measures speed, memory and accuracy of the same file on the same device, keeps every raw sample in

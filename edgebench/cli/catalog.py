@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from edgebench.cli.measure import data_option
-from edgebench.cli.output import Column, emit, emit_one, output_option, remark
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
 from edgebench.core.units import data_size
 
 LICENCE = Column("licence", "licence")
@@ -15,7 +15,13 @@ def _yes_no(value: object) -> str:
     return "yes" if value else "no"
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench models list\n  edgebench models show smollm2-135m\n  edgebench models show ./model.gguf -o json")
+@click.group(
+    epilog=examples(
+        "edgebench models list",
+        "edgebench models show smollm2-135m",
+        "edgebench models show ./model.gguf -o json",
+    )
+)
 def models() -> None:
     """Model files: what is known by name, and what is inside a file."""
 
@@ -47,7 +53,13 @@ def models_show(model: str, output: str) -> None:
     emit_one(show_model(model, remark), output, model)
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench suites list --data DIR\n  edgebench suites show everyday\n  edgebench suites show mmlu-medical -o json")
+@click.group(
+    epilog=examples(
+        "edgebench suites list --data DIR",
+        "edgebench suites show everyday",
+        "edgebench suites show mmlu-medical -o json",
+    )
+)
 def suites() -> None:
     """Question suites."""
 
@@ -81,7 +93,12 @@ def suites_show(name: str, data: Path | None, output: str) -> None:
     emit_one(show_suite(name, data), output, name)
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench runners list -o json\n  edgebench runners build llama_cpp")
+@click.group(
+    epilog=examples(
+        "edgebench runners list -o json",
+        "edgebench runners build llama_cpp",
+    )
+)
 def runners() -> None:
     """Engines."""
 
@@ -120,7 +137,12 @@ def runners_build(name: str) -> None:
     remark(f"{name} is ready" + (f" ({wheel})" if wheel else ""))
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench devices list\n  edgebench devices show local -o json")
+@click.group(
+    epilog=examples(
+        "edgebench devices list",
+        "edgebench devices show local -o json",
+    )
+)
 def devices() -> None:
     """Devices edgebench can measure on."""
 
@@ -151,7 +173,12 @@ def devices_show(name: str, output: str) -> None:
     emit_one(show_device(name), output, name)
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench cache list\n  edgebench cache clear artifacts tools")
+@click.group(
+    epilog=examples(
+        "edgebench cache list",
+        "edgebench cache clear artifacts tools",
+    )
+)
 def cache() -> None:
     """Fetched models, made levels, built engines and tools (EDGEBENCH_CACHE moves them)."""
 

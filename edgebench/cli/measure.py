@@ -29,22 +29,30 @@ data_option = click.option(
 _RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[Any]):
     """Names by comma: `q8_0,q4_0`."""
 
     name = "names"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         """Split; empty parts are dropped."""
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+        return (
+            value
+            if isinstance(value, tuple)
+            else tuple(part.strip() for part in value.split(",") if part.strip())
+        )
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Any]):
     """llama-bench's numbers: `512`, `128,512`, `1-8`, `1-8+2`, `1-64*2`."""
 
     name = "numbers"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         """All values a list or range stands for."""
         if isinstance(value, tuple):
             return value
@@ -60,7 +68,7 @@ class Numbers(click.ParamType):
 
 
 def _stepped(first: int, last: int, sign: str, by: int) -> list[int]:
-    numbers = []
+    numbers: list[int] = []
     while first <= last and len(numbers) < 1000:
         numbers.append(first)
         following = first + by if sign == "+" else first * by
@@ -76,8 +84,12 @@ KV_TYPE = click.Choice(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q
 POSITIVE = click.IntRange(min=1)
 
 RUN_OPTIONS: list[Callable[[Any], Any]] = [
-    click.option("--device", default="local", show_default=True, help="What to run on; `devices list` names them."),
-    click.option("-m", "--model", type=NAMES, help="Model names or GGUF files, by comma.  [default: smollm2-135m]"),
+    click.option(
+        "--device", default="local", show_default=True, help="What to run on; `devices list` names them."
+    ),
+    click.option(
+        "-m", "--model", type=NAMES, help="Model names or GGUF files, by comma.  [default: smollm2-135m]"
+    ),
     click.option("--quant", type=NAMES, help="Levels to make of each model and measure: f16,q8_0,q4_0,…"),
     click.option("--runner", help="The engine; chosen by the file's format unless named."),
     click.option(
@@ -88,10 +100,18 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         help="What to measure.",
     ),
     click.option(
-        "--suite", "--tasks", "suite", type=NAMES, default="everyday", show_default=True, help="Suites, by comma."
+        "--suite",
+        "--tasks",
+        "suite",
+        type=NAMES,
+        default="everyday",
+        show_default=True,
+        help="Suites, by comma.",
     ),
     click.option(
-        "--scorer", type=click.Choice(["letter", "cloze"]), help="How answers are read off.  [default: the suite's own]"
+        "--scorer",
+        type=click.Choice(["letter", "cloze"]),
+        help="How answers are read off.  [default: the suite's own]",
     ),
     data_option,
     click.option(
@@ -103,9 +123,13 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         show_default=True,
         help="Also score each question alone: the file's flips against itself.",
     ),
-    click.option("-p", "--n-prompt", type=NUMBERS, default="512", show_default=True, help="pp tests; 0: none."),
+    click.option(
+        "-p", "--n-prompt", type=NUMBERS, default="512", show_default=True, help="pp tests; 0: none."
+    ),
     click.option("-n", "--n-gen", type=NUMBERS, default="128", show_default=True, help="tg tests; 0: none."),
-    click.option("-d", "--n-depth", type=NUMBERS, default="0", show_default=True, help="Tokens in the cache before."),
+    click.option(
+        "-d", "--n-depth", type=NUMBERS, default="0", show_default=True, help="Tokens in the cache before."
+    ),
     click.option(
         "--chat",
         type=click.IntRange(min=0),
@@ -113,15 +137,27 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         show_default=True,
         help="Tokens to generate in the chat request that gives TTFT and TPOT; 0: none.",
     ),
-    click.option("-r", "--repetitions", type=POSITIVE, default=5, show_default=True, help="Per visit and test."),
-    click.option("--rounds", type=POSITIVE, default=2, show_default=True, help="Visits per level, interleaved."),
+    click.option(
+        "-r", "--repetitions", type=POSITIVE, default=5, show_default=True, help="Per visit and test."
+    ),
+    click.option(
+        "--rounds", type=POSITIVE, default=2, show_default=True, help="Visits per level, interleaved."
+    ),
     click.option("-t", "--threads", type=POSITIVE, help="CPU threads.  [default: physical cores]"),
     click.option("-b", "--batch-size", type=POSITIVE, default=2048, show_default=True, help="Logical batch."),
-    click.option("-ub", "--ubatch-size", type=POSITIVE, default=512, show_default=True, help="Physical batch."),
+    click.option(
+        "-ub", "--ubatch-size", type=POSITIVE, default=512, show_default=True, help="Physical batch."
+    ),
     click.option("-ngl", "--n-gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU."),
-    click.option("-fa", "--flash-attn", type=ON_OFF, default="on", show_default=True, help="Flash attention."),
-    click.option("-ctk", "--cache-type-k", type=KV_TYPE, default="f16", show_default=True, help="K cache type."),
-    click.option("-ctv", "--cache-type-v", type=KV_TYPE, default="f16", show_default=True, help="V cache type."),
+    click.option(
+        "-fa", "--flash-attn", type=ON_OFF, default="on", show_default=True, help="Flash attention."
+    ),
+    click.option(
+        "-ctk", "--cache-type-k", type=KV_TYPE, default="f16", show_default=True, help="K cache type."
+    ),
+    click.option(
+        "-ctv", "--cache-type-v", type=KV_TYPE, default="f16", show_default=True, help="V cache type."
+    ),
     click.option("--mmap/--no-mmap", default=True, show_default=True, help="Map the weights, or read them."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the random tokens."),
 ]
@@ -198,7 +234,9 @@ def sweep(ctx: click.Context, plan: Path, db: Path, dry_run: bool, output: str) 
     plans = []
     for number, combination in enumerate(read_sweep(plan), start=1):
         if unknown := [key for key in combination if key not in spelled]:
-            raise UsageError(f"{plan}: run has no option {', '.join(unknown)}", f"known: {', '.join(sorted(spelled))}")
+            raise UsageError(
+                f"{plan}: run has no option {', '.join(unknown)}", f"known: {', '.join(sorted(spelled))}"
+            )
         values = {spelled[key]: as_text(value) for key, value in combination.items()}
         # click's own parsing, so that a plan means what the same flags would mean.
         with run.make_context("run", [], parent=ctx.parent, default_map=values) as made:
@@ -271,7 +309,9 @@ def _show_plan(plans: list[Any], db: Path, output: str) -> None:
     rows = [row for plan in plans for row in plan_rows(plan, store)]
     if store is not None:
         store.close()
-    emit(rows, PLAN_COLUMNS, output, f"plan for {plans[0].device.name if plans else 'nothing'}, database {db}")
+    emit(
+        rows, PLAN_COLUMNS, output, f"plan for {plans[0].device.name if plans else 'nothing'}, database {db}"
+    )
 
 
 def _measure(plans: list[Any], db: Path, output: str) -> None:

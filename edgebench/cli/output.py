@@ -24,6 +24,11 @@ output_option = click.option(
 )
 
 
+def examples(*lines: str) -> str:
+    """The examples at the end of a verb's help, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table: which key of the row, its title, and how a person reads the value."""
@@ -94,8 +99,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> s
         "| " + " | ".join(c.title for c in columns) + " |",
         "|" + "|".join(" ---: " if c.right else " --- " for c in columns) + "|",
     ]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |")
+    lines += ["| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgebench.cli.measure import db_option
-from edgebench.cli.output import Column, emit, emit_one, output_option, remark
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
 from edgebench.core.errors import UsageError
 from edgebench.core.units import data_size, duration, interval, share, significant
 
@@ -18,7 +18,9 @@ filters = [
     click.option("--device", help="Only this device."),
     click.option("-m", "--model", help="Only this model."),
     click.option("--suite", help="The suite whose accuracy is meant.  [default: the newest run's]"),
-    click.option("--scorer", type=click.Choice(["letter", "cloze"]), help="The scorer whose accuracy is meant."),
+    click.option(
+        "--scorer", type=click.Choice(["letter", "cloze"]), help="The scorer whose accuracy is meant."
+    ),
 ]
 
 
@@ -31,7 +33,14 @@ def _filtered(function: Any) -> Any:
 # runs ------------------------------------------------------------------------------------------
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench runs list\n  edgebench runs show latest\n  edgebench runs show 01JD -o json\n  edgebench runs rm 01JD9")
+@click.group(
+    epilog=examples(
+        "edgebench runs list",
+        "edgebench runs show latest",
+        "edgebench runs show 01JD -o json",
+        "edgebench runs rm 01JD9",
+    )
+)
 def runs() -> None:
     """Stored runs."""
 
@@ -172,7 +181,7 @@ def show_levels(store: Any, run_ids: Sequence[str], output: str) -> None:
         else:
             emit([], [], output)
         return
-    comparisons = []
+    comparisons: list[Any] = []
     for model in dict.fromkeys(row.model for row in rows):
         comparisons += by_quant(store, model=model, only=run_ids).levels
     _emit_levels(comparisons, output)
@@ -200,26 +209,33 @@ def _emit_levels(levels: Sequence[Any], output: str) -> None:
         Column("verdict", "verdict"),
         *([Column("n_flagged", "noisy", right=True)] if any(row["n_flagged"] for row in shown) else []),
     ]
-    used = [c for c in columns if c.key in ("level", "verdict") or any(row.get(c.key) is not None for row in shown)]
-    title = f"{first.model} on {first.device_id}" + (f", {first.suite_id} by {first.scorer}" if first.suite_id else "")
+    used = [
+        c
+        for c in columns
+        if c.key in ("level", "verdict") or any(row.get(c.key) is not None for row in shown)
+    ]
+    title = f"{first.model} on {first.device_id}" + (
+        f", {first.suite_id} by {first.scorer}" if first.suite_id else ""
+    )
     emit(shown, used, output, title)
     if output == "table":
         _legend(shown, levels)
 
 
 def _legend(shown: Sequence[dict[str, Any]], levels: Sequence[Any]) -> None:
-    remark("t/s and TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter read.")
+    remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter.")
     if any(row["flips"] for row in shown):
-        remark("flips: questions right before and wrong now / the reverse; p: exact McNemar, Holm over the table;")
-        remark("noise floor: flips of the file against itself when each question is scored alone.")
+        remark("flips: right before, wrong now / the reverse; p: exact McNemar, Holm over the table")
+    if any(row["noise_floor"] for row in shown):
+        remark("noise floor: flips of the file against itself when each question is scored alone")
     for row in shown:
         if row["n_fallback"]:
             remark(
-                f"{row['level']}: not what its name says: llama.cpp fell back to other types on {row['n_fallback']}"
-                " tensors, whose rows 256 does not divide"
+                f"{row['level']}: not what its name says: 256 does not divide the rows of"
+                f" {row['n_fallback']} tensors, and llama.cpp gave them other types"
             )
     if any(row["n_flagged"] for row in shown):
-        remark("noisy: measured repetitions disturbed by other programs or an unsteady host; close them and run again")
+        remark("noisy: repetitions disturbed by other programs or an unsteady host; quieten it and run again")
     if any(level.row.medical for level in levels):
         remark(MEDICAL_NOTE)
     if any(row["evidence"] != "measured" for row in shown):
@@ -229,18 +245,26 @@ def _legend(shown: Sequence[dict[str, Any]], levels: Sequence[Any]) -> None:
 def _level_dict(level: Any) -> dict[str, Any]:
     row = level.row
     figures = {name: asdict(value) for name, value in row.figures.items()}
-    exact = {key: figures.pop(key)["value"] if key in figures else None for key in ("size_bytes", "bits_per_weight")}
+    exact = {
+        key: figures.pop(key)["value"] if key in figures else None
+        for key in ("size_bytes", "bits_per_weight")
+    }
     return {
         "model": row.model,
         "level": row.label,
         "artifact_sha256": row.artifact_id,
         "size_bytes": None if exact["size_bytes"] is None else int(exact["size_bytes"]),
         "bits_per_weight": exact["bits_per_weight"],
-        **{key: figures.get(key) for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s", "tpot_s")},
+        **{
+            key: figures.get(key)
+            for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s", "tpot_s")
+        },
         **{key: figures.get(key) for key in ("peak_rss_bytes", "load_s", "acc")},
         "energy_j_per_token": None,
         "energy_reason": "no_meter",
-        "flips": None if level.flips is None else {**asdict(level.flips), "difference": _difference(level.flips)},
+        "flips": None
+        if level.flips is None
+        else {**asdict(level.flips), "difference": _difference(level.flips)},
         "p_holm": level.p_holm,
         "noise_floor": None if level.noise is None else asdict(level.noise),
         "verdict": level.verdict,
@@ -266,7 +290,9 @@ def _difference(flips: Any) -> dict[str, Any] | None:
 
 
 def _rate_column(key: str, title: str) -> Column:
-    return Column(key, title, lambda e: f"{significant(e['value'])} {interval(e['ci_low'], e['ci_high'])}", right=True)
+    return Column(
+        key, title, lambda e: f"{significant(e['value'])} {interval(e['ci_low'], e['ci_high'])}", right=True
+    )
 
 
 def _with_interval_s(estimate: dict[str, Any]) -> str:
@@ -295,8 +321,11 @@ def _noise(noise: dict[str, Any]) -> str:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  edgebench compare --by quant\n  edgebench compare --by quant --base q8_0 -o md\n"
-    "  edgebench compare 01JD9A 01JD9B"
+    epilog=examples(
+        "edgebench compare --by quant",
+        "edgebench compare --by quant --base q8_0 -o md",
+        "edgebench compare 01JD9A 01JD9B",
+    )
 )
 @click.argument("runs", nargs=-1)
 @click.option("--by", type=click.Choice(["quant"]), help="Every level of a model against the widest one.")
@@ -341,7 +370,14 @@ def _emit_pair(pair: Any, output: str) -> None:
     if pair.differs:
         remark(f"these runs also differ in: {', '.join(pair.differs)}")
     if pair.flips is not None:
-        rows = [{**asdict(pair.flips), "p": pair.flips.p, "difference": _difference(pair.flips), "verdict": pair.verdict}]
+        rows = [
+            {
+                **asdict(pair.flips),
+                "p": pair.flips.p,
+                "difference": _difference(pair.flips),
+                "verdict": pair.verdict,
+            }
+        ]
         columns = [
             Column("n", "questions", right=True),
             Column("n_lost", "lost", right=True),
@@ -376,8 +412,10 @@ def _ratio(estimate: dict[str, Any]) -> str:
 
 
 @click.command(
-    epilog="\b\nExamples:\n  edgebench pareto --x decode_tokens_per_s --y acc --out front.png\n"
-    "  edgebench pareto --x peak_rss_bytes --y acc -o json"
+    epilog=examples(
+        "edgebench pareto --x decode_tokens_per_s --y acc --out front.png",
+        "edgebench pareto --x peak_rss_bytes --y acc -o json",
+    )
 )
 @click.option("--x", "x_name", required=True, help="A metric: decode_tokens_per_s, size_bytes, ttft_s, …")
 @click.option("--y", "y_name", required=True, help="A metric: acc, prefill_tokens_per_s, …")
@@ -413,7 +451,9 @@ def pareto(
         {
             "model": p.row.model,
             "level": p.row.label,
-            "bits_per_weight": p.row.figures["bits_per_weight"].value if "bits_per_weight" in p.row.figures else None,
+            "bits_per_weight": p.row.figures["bits_per_weight"].value
+            if "bits_per_weight" in p.row.figures
+            else None,
             x.name: asdict(p.x),
             y.name: asdict(p.y),
             "on_front": p.on_front,
@@ -433,7 +473,9 @@ def pareto(
     for label, why in found.left_out:
         remark(f"left out: {label} ({why})")
     if out is not None:
-        pareto_picture(found.points, x, y, out, title=_picture_title(rows, x, y), note=_picture_note(rows, medical))
+        pareto_picture(
+            found.points, x, y, out, title=_picture_title(rows, x, y), note=_picture_note(rows, medical)
+        )
         remark(f"picture: {out}")
 
 
@@ -453,16 +495,20 @@ def _picture_note(rows: Sequence[Any], medical: bool) -> str:
     n = first.figures["acc"].n if "acc" in first.figures else None
     asked = f", {first.suite_id} by {first.scorer}, {n} questions" if n else ""
     kinds = {row.evidence.value for row in rows}
-    return (
-        f"{first.device_id}{asked}; bars: 95 % intervals; evidence: {', '.join(sorted(kinds))}"
-        + (f"\n{MEDICAL_NOTE}" if medical else "")
+    return f"{first.device_id}{asked}; bars: 95 % intervals; evidence: {', '.join(sorted(kinds))}" + (
+        f"\n{MEDICAL_NOTE}" if medical else ""
     )
 
 
 # db --------------------------------------------------------------------------------------------
 
 
-@click.group(epilog="\b\nExamples:\n  edgebench db path\n  edgebench db rebuild --db results.sqlite")
+@click.group(
+    epilog=examples(
+        "edgebench db path",
+        "edgebench db rebuild --db results.sqlite",
+    )
+)
 def db() -> None:
     """The results database itself."""
 

@@ -101,9 +101,13 @@ class Artifact:
     @property
     def label(self) -> str:
         """`q8_0`, or `q8_0 (from q4_1)` when the weights had been quantized before."""
-        if self.parent_quant in (None, "f32", "f16", "bf16"):
-            return self.quant.name
-        return f"{self.quant.name} (from {self.parent_quant})"
+        return level_label(self.quant.name, self.parent_quant)
+
+
+def level_label(quant: str, parent_quant: str | None) -> str:
+    """`q8_0`, or `q8_0 (from q4_1)` when the parent's weights had been quantized before."""
+    whole = parent_quant in (None, "f32", "f16", "bf16")
+    return quant if whole else f"{quant} (from {parent_quant})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

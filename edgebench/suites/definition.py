@@ -1,27 +1,27 @@
-"""A suite is a small TOML file: where the questions are, which field is what, how they are asked.
+r"""A suite is a small TOML file: where the questions are, which field is what, how they are asked.
 
-    name = "my-suite"            version = "1"        title = "…"      license = "…"
-    default_scorer = "letter"    # or "cloze"
+name = "my-suite"            version = "1"        title = "…"      license = "…"
+default_scorer = "letter"    # or "cloze"
 
-    [data]
-    format = "csv"               # csv | jsonl
-    root = "data"                # "data": under --data;  "beside": next to this file
-    header = false               # csv: the first row names the columns
-    answer = "letter"            # letter (A…) | index (0…) | number (1…)
-    [data.fields]                # column number (headerless csv) or name
-    question = 0
-    choices = [1, 2, 3, 4]       # or one name of a list
-    answer = 5
-    [[data.files]]
-    path = "mmlu/test/anatomy_test.csv"
-    subject = "anatomy"          # optional, else [data.fields] subject
-    sha256 = "…"                 # optional: pins the content
-    n_questions = 135            # optional, for `suites list` without the data
+[data]
+format = "csv"               # csv | jsonl
+root = "data"                # "data": under --data;  "beside": next to this file
+header = false               # csv: the first row names the columns
+answer = "letter"            # letter (A…) | index (0…) | number (1…)
+[data.fields]                # column number (headerless csv) or name
+question = 0
+choices = [1, 2, 3, 4]       # or one name of a list
+answer = 5
+[[data.files]]
+path = "mmlu/test/anatomy_test.csv"
+subject = "anatomy"          # optional, else [data.fields] subject
+sha256 = "…"                 # optional: pins the content
+n_questions = 135            # optional, for `suites list` without the data
 
-    [prompt.letter]
-    context = "{question}\\n{options}\\nAnswer:"      # {subject} {question} {options}
-    [prompt.cloze]
-    context = "Question: {question}\\nAnswer:"
+[prompt.letter]
+context = "{question}\n{options}\nAnswer:"      # {subject} {question} {options}
+[prompt.cloze]
+context = "Question: {question}\nAnswer:"
 """
 
 import re

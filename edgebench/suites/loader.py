@@ -62,7 +62,9 @@ def locate(definition: Definition, file: DataFile, data: Path | None) -> Path:
         path = root.joinpath(*parts[start:])
         if path.is_file():
             return path
-    raise SuiteError(f"suite {definition.name}: {root / file.path} is not there", f"{definition.source}".strip() or None)
+    raise SuiteError(
+        f"suite {definition.name}: {root / file.path} is not there", f"{definition.source}".strip() or None
+    )
 
 
 def _read(definition: Definition, file: DataFile, path: Path) -> Iterator[Question]:

@@ -16,7 +16,9 @@ _FIELD = re.compile(r"\{(\w+)\}")
 def build_prompt(suite: Suite, question: Question, scorer: Scorer) -> Prompt:
     """Context and continuations of one question."""
     template = suite_template(suite, scorer)
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    options = "\n".join(
+        f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)
+    )
     values = {
         "question": question.text,
         "options": options,
