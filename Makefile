@@ -10,7 +10,7 @@ ENGINE := $(VENV)/.engine
 ROOMS := quantize runners devices results
 
 .DEFAULT_GOAL := help
-.PHONY: help check setup demo test lint types wheel clean
+.PHONY: help check setup demo test lint types docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ test: $(ENGINE) ## all tests; PYTEST_ARGS="-m 'not slow'" for the quick ones
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(INSTALLED) ## docs/cli.md and docs/schema.md from the code
+	$(BIN)/python docs/generate.py
 
 types: $(INSTALLED) ## mypy --strict, on a tree where the rooms stand inside edgebench/ as they do when installed
 	@rm -rf build/types && mkdir -p build/types/edgebench

@@ -23,8 +23,8 @@ def cli_page() -> str:
     parts = [
         "# The command line",
         "Written by `python docs/generate.py` from the commands themselves.",
-        "Results go to stdout (`-o table|json|jsonl|csv|md`), progress and remarks to stderr. Exit codes: 0 done, "
-        "1 failed, 2 usage, 3 regression, 4 invalid run, 130 interrupted.",
+        """Results go to stdout (`-o table|json|jsonl|csv|md`), progress and remarks to stderr. Exit codes: 0 done,
+1 failed, 2 usage, 3 regression, 4 invalid run, 130 interrupted.""",
     ]
     settings: dict[str, Any] = {"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]}
     for path, command in _walk((), app):
@@ -48,16 +48,18 @@ def schema_page() -> str:
         path = Path(folder) / "fresh.sqlite"
         Store.open(path).close()
         with sqlite3.connect(path) as connection:
-            rows = connection.execute(
-                "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
-            ).fetchall()
-    return (
-        "# The database\n\nWritten by `python docs/generate.py` from the migrations. Table and column names are\n"
-        "public and stable; columns may be added. Units stand in the names, everything is SI. Question text is\n"
-        "never stored. `summary` can be thrown away: `edgebench db rebuild` makes it from the raw rows.\n\n```sql\n"
-        + ";\n\n".join(sql for (sql,) in rows)
-        + ";\n```\n"
-    )
+            sql = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+            statements = ";\n\n".join(row[0] for row in connection.execute(sql))
+    return f"""# The database
+
+Written by `python docs/generate.py` from the migrations. Table and column names are public and stable;
+columns may be added. Units stand in the names, everything is SI. Question text is never stored. `summary`
+can be thrown away: `edgebench db rebuild` makes it from the raw rows.
+
+```sql
+{statements};
+```
+"""
 
 
 PAGES = {"cli.md": cli_page, "schema.md": schema_page}
@@ -67,7 +69,7 @@ def main() -> None:
     """Write the pages."""
     for name, make in PAGES.items():
         (HERE / name).write_text(make(), encoding="utf-8")
-        print(HERE / name, file=sys.stderr)
+        sys.stderr.write(f"{HERE / name}\n")
 
 
 if __name__ == "__main__":

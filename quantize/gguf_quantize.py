@@ -68,7 +68,10 @@ def _call(source: Path, target: Path, level: str, n_threads: int, progress: Call
     lib.llama_log_set(callback, ctypes.c_void_p(0))
     params = lib.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.allow_requantize = n_threads, LEVELS[level], True
-    code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    try:
+        code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    finally:
+        lib.llama_log_set(lib.llama_log_callback(), ctypes.c_void_p(0))  # llama.cpp would call a freed one
     if code != 0:
         told = [line for line in lines if "fail" in line.lower() or "error" in line.lower()]
         reason = (told or lines or ["no reason given"])[-1]

@@ -40,10 +40,9 @@ def describe(
     sha256 = sha256_file(path)
     stored = cache_part("manifests") / f"{sha256}.json"
     name = model or model_name(path)
-    if stored.is_file():
-        known = artifact_from(json.loads(stored.read_text(encoding="utf-8")), path)
-        if known.model == name and (parent is None or known.parent_sha256 == parent.sha256):
-            return known
+    known = _known(stored, path)
+    if known and known.model == name and (parent is None or known.parent_sha256 == parent.sha256):
+        return known
     facts = inspect_gguf(path)
     artifact = Artifact(
         sha256=sha256,
@@ -69,6 +68,15 @@ def describe(
     with atomic_path(stored) as partial:
         partial.write_text(json.dumps(manifest_of(artifact), indent=2) + "\n", encoding="utf-8")
     return artifact
+
+
+def _known(stored: Path, path: Path) -> Artifact | None:
+    """The artifact a stored manifest tells of; None when there is none, or none this version can read."""
+    try:
+        manifest = json.loads(stored.read_text(encoding="utf-8"))
+        return artifact_from(manifest, path) if manifest["schema"] == SCHEMA else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def model_name(path: Path) -> str:

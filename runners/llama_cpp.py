@@ -65,6 +65,9 @@ class LlamaCpp:
 class _Log:
     """Collects llama.cpp's log lines, so that a refusal can be told in llama.cpp's own words."""
 
+    _held: ClassVar[Any] = None
+    """What llama.cpp calls, process-wide: it must outlive its session, and ctypes does not keep it."""
+
     def __init__(self, lib: ModuleType) -> None:
         self.lines: list[str] = []
 
@@ -72,8 +75,9 @@ class _Log:
             self.lines.append(message.decode("utf-8", "replace").strip())
             del self.lines[:-400]
 
-        self._callback = lib.llama_log_callback(write)  # ctypes does not keep it alive
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = lib.llama_log_callback(write)
+        lib.llama_log_set(callback, ctypes.c_void_p(0))
+        _Log._held = callback
 
     def last_error(self) -> str:
         """The most telling of the last lines."""

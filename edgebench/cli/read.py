@@ -218,8 +218,18 @@ def _emit_levels(levels: Sequence[Any], output: str) -> None:
         f", {first.suite_id} by {first.scorer}" if first.suite_id else ""
     )
     emit(shown, used, output, title)
+    _warn_of_settings([level.row for level in levels])
     if output == "table":
         _legend(shown, levels)
+
+
+def _warn_of_settings(rows: Sequence[Any]) -> None:
+    from edgebench.results.levels import settings_that_differ
+
+    if names := settings_that_differ(rows):
+        remark(
+            f"warning: speeds were measured under different settings ({', '.join(names)}); not a fair table"
+        )
 
 
 def _legend(shown: Sequence[dict[str, Any]], levels: Sequence[Any]) -> None:
@@ -439,14 +449,13 @@ def pareto(
     """Which levels nothing else beats on both axes; the table, and the picture with --out."""
     from edgebench.results.levels import level_rows
     from edgebench.results.pareto import front, metric
-    from edgebench.results.plots import pareto_picture
+    from edgebench.results.plots import describe, pareto_picture
     from edgebench.results.store import Store
 
     x, y = metric(x_name), metric(y_name)
     with Store.open_readonly(db) as store:
         rows = level_rows(store, device=_device_id(device), model=model, suite=suite, scorer=scorer)
         found = front(rows, x, y, allow_synthetic=allow_synthetic)
-        medical = any(row.medical for row in rows)
     points = [
         {
             "model": p.row.model,
@@ -470,11 +479,12 @@ def pareto(
         Column("on_front", "on the front", lambda v: "yes" if v else "no"),
     ]
     emit(points, columns, output, f"{y.title} against {x.title.lower()}")
+    _warn_of_settings(rows)
     for label, why in found.left_out:
         remark(f"left out: {label} ({why})")
     if out is not None:
         pareto_picture(
-            found.points, x, y, out, title=_picture_title(rows, x, y), note=_picture_note(rows, medical)
+            found.points, x, y, out, title=_picture_title(rows, x, y), note=describe(found.points, x, y)
         )
         remark(f"picture: {out}")
 
@@ -488,16 +498,6 @@ def _scaled(estimate: dict[str, Any], scale: float) -> str:
 def _picture_title(rows: Sequence[Any], x: Any, y: Any) -> str:
     models = ", ".join(dict.fromkeys(row.model for row in rows))
     return f"{models}: {y.title.lower()} against {x.title.lower()}"
-
-
-def _picture_note(rows: Sequence[Any], medical: bool) -> str:
-    first = next((row for row in rows if row.suite_id), rows[0])
-    n = first.figures["acc"].n if "acc" in first.figures else None
-    asked = f", {first.suite_id} by {first.scorer}, {n} questions" if n else ""
-    kinds = {row.evidence.value for row in rows}
-    return f"{first.device_id}{asked}; bars: 95 % intervals; evidence: {', '.join(sorted(kinds))}" + (
-        f"\n{MEDICAL_NOTE}" if medical else ""
-    )
 
 
 # db --------------------------------------------------------------------------------------------

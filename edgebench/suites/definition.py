@@ -99,6 +99,8 @@ def read_definition(path: Path) -> Definition:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SuiteError(f"no suite file at {path}") from None
+    except OSError as error:
+        raise SuiteError(f"can't read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: not valid TOML: {error}") from error
     try:
@@ -119,6 +121,8 @@ def _checked(raw: Mapping[str, Any], path: Path) -> Definition:
         unknown = set(_FIELD.findall(prompt["context"])) - _KNOWN_FIELDS
         if unknown:
             raise ValueError(f"prompt.{scorer} uses unknown field(s) {', '.join(sorted(unknown))}")
+    if not prompts:
+        raise ValueError("no [prompt.letter] and no [prompt.cloze]")
     default = Scorer(raw.get("default_scorer", next(iter(prompts))))
     if default not in prompts:
         raise ValueError(f"default_scorer {default} has no [prompt.{default}]")

@@ -88,21 +88,40 @@ def _csv_rows(path: Path, header: bool) -> Iterator[tuple[int, Any]]:
                 if row:
                     yield line, (dict(zip(names, row, strict=False)) if names is not None else row)
                 line = reader.line_num + 1
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: not a readable CSV file: {error}") from error
+    except csv.Error as error:
+        raise SuiteError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as handle:
-        for line, text in enumerate(handle, start=1):
-            if text.strip():
-                try:
-                    row = json.loads(text)
-                except ValueError as error:
-                    raise SuiteError(f"{path}:{line}: not valid JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise SuiteError(f"{path}:{line}: expected an object, found {type(row).__name__}")
-                yield line, row
+    try:
+        with path.open(encoding="utf-8-sig") as handle:
+            for line, text in enumerate(handle, start=1):
+                if text.strip():
+                    yield line, _json_object(text, f"{path}:{line}")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise SuiteError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise SuiteError(f"{where}: expected an object, found {type(row).__name__}")
+    return row
+
+
+def _not_utf8(path: Path) -> SuiteError:
+    """Text is decoded in blocks, so the line is looked for only when there is one to tell."""
+    for line, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            return SuiteError(f"{path}:{line}: not UTF-8: {error.reason}")
+    return SuiteError(f"{path}: not UTF-8")
 
 
 def _question(definition: Definition, file: DataFile, number: int, row: Any) -> Question:
@@ -111,8 +130,8 @@ def _question(definition: Definition, file: DataFile, number: int, row: Any) -> 
     text = str(_cell(row, fields["question"])).strip()
     if not text:
         raise ValueError("the question is empty")
-    if len(choices) < 2 or not all(choices):
-        raise ValueError("a question needs at least two options, none of them empty")
+    if not 2 <= len(choices) <= len(LETTERS) or not all(choices):
+        raise ValueError(f"a question needs 2 to {len(LETTERS)} options, none of them empty")
     subject = file.subject or (str(_cell(row, fields["subject"])) if "subject" in fields else "")
     own_id = str(_cell(row, fields["id"])) if "id" in fields else f"{subject or 'q'}-{number:03d}"
     answer = _answer(_cell(row, fields["answer"]), definition.answer, len(choices))
@@ -125,7 +144,9 @@ def _cell(row: Any, key: int | str) -> Any:
             raise KeyError(key)
         return row[key]
     if isinstance(row, Mapping):
-        return row[str(key)]
+        if (cell := row[str(key)]) is None:
+            raise ValueError(f"{key!r} is null")
+        return cell
     raise ValueError(f"field {key!r} does not fit this file: name columns when it has names")
 
 
@@ -133,6 +154,8 @@ def _choices(row: Any, key: int | str | Sequence[int | str]) -> tuple[str, ...]:
     cells = _cell(row, key) if isinstance(key, int | str) else [_cell(row, k) for k in key]
     if not isinstance(cells, list):
         raise ValueError(f"the options are not a list but {type(cells).__name__}")
+    if None in cells:
+        raise ValueError("an option is null")
     return tuple(str(cell).strip() for cell in cells)
 
 
