@@ -23,8 +23,8 @@ def cli_page() -> str:
     parts = [
         "# The command line",
         "Written by `python docs/generate.py` from the commands themselves.",
-        """Results go to stdout (`-o table|json|jsonl|csv|md`), progress and remarks to stderr. Exit codes: 0 done,
-1 failed, 2 usage, 3 regression, 4 invalid run, 130 interrupted.""",
+        """Results go to stdout (`-o table|json|jsonl|csv|md`), progress and remarks to stderr. Exit codes:
+0 done, 1 failed, 2 usage, 3 regression, 4 invalid run, 130 interrupted.""",
     ]
     settings: dict[str, Any] = {"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]}
     for path, command in _walk((), app):

@@ -73,7 +73,7 @@ def _draw_points(axes: Axes, points: Sequence[Point], x: Metric, y: Metric) -> N
             markersize=8,
             color=colour,
             markerfacecolor=face,
-            ecolor=colour,
+            ecolor=(colour, 0.45),  # paler than the frontier, which may run along a bar
             elinewidth=0.9,
             capsize=2.5,
             alpha=1.0 if point.on_front else 0.75,
@@ -196,7 +196,7 @@ def _name(point: Point, several_models: bool) -> str:
     row = point.row
     bits = row.figures.get("bits_per_weight")
     name = f"{row.model} {row.label}" if several_models else row.label
-    return f"{name} ({bits.value:.1f} bpw)" if bits else name
+    return f"{name}, {bits.value:.1f} bpw" if bits else name
 
 
 def _lines(axes: Axes, points: Sequence[Point], x: Metric, y: Metric, pixel: float) -> Iterator[Box]:

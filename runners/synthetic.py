@@ -6,6 +6,7 @@ It lets the whole path from plan to picture be tried and tested without an engin
     {"edgebench": "synthetic", "seed": 1, "token_s": 0.0002, "dies_after": 40, "how": "kill"}
 
 `dies_after` counts engine calls; `how` is kill, segfault, error or hang. `nan` spoils log-likelihoods.
+`while` names a file: the script does so only as long as it is there (and the model's hash stays).
 """
 
 import ctypes
@@ -108,7 +109,7 @@ class SyntheticSession:
         ]
 
     def _logprob(self, context: Sequence[int], continuation: Sequence[int], nudge: float) -> float:
-        if self._script.get("nan"):
+        if self._script.get("nan") and self._is_spoilt():
             return math.nan
         seed = f"{self._script.get('seed', 0)}:{list(context)}:{list(continuation)}"
         digest = hashlib.sha256(seed.encode()).digest()
@@ -116,7 +117,7 @@ class SyntheticSession:
 
     def _live(self) -> None:
         self._calls += 1
-        if self._calls != self._script.get("dies_after"):
+        if self._calls != self._script.get("dies_after") or not self._is_spoilt():
             return
         match self._script.get("how", "error"):
             case "kill":
@@ -127,3 +128,6 @@ class SyntheticSession:
                 time.sleep(3600)
             case _:
                 raise ModelError("the script says: fail now")
+
+    def _is_spoilt(self) -> bool:
+        return "while" not in self._script or Path(self._script["while"]).exists()

@@ -17,10 +17,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-QUICK = ("-p", "8", "-n", "4", "--chat", "4", "-r", "2")
-"""Flags that make the pretend engine's run last about a second."""
-
-
 class Edgebench(Protocol):
     """Runs `edgebench ARGS` for real and waits for it."""
 
@@ -44,10 +40,10 @@ class Start(Protocol):
 Rows = Callable[..., list[dict[str, Any]]]
 
 
-def _environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+def _environment(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without the developer's own edgebench settings; the cache stays."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBENCH_") or k == "EDGEBENCH_CACHE"}
-    return {**kept, "XDG_CONFIG_HOME": "/nonexistent/config", **(more or {})}
+    return {**kept, "XDG_CONFIG_HOME": str(folder / ".config"), **(more or {})}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +66,7 @@ def edgebench_in() -> Callable[[Path], Edgebench]:
             return subprocess.run(
                 [sys.executable, "-m", "edgebench", *map(str, args)],
                 cwd=folder,
-                env=_environment(env),
+                env=_environment(folder, env),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -100,7 +96,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [sys.executable, "-m", "edgebench", *map(str, args)],
                 cwd=tmp_path,
-                env=_environment(),
+                env=_environment(tmp_path),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -6,7 +6,7 @@ from typing import NoReturn
 import click
 
 from edgebench import __version__
-from edgebench.cli import catalog, measure, read
+from edgebench.cli import catalog, compare, measure, runs
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError
 
@@ -44,7 +44,7 @@ def app(debug: bool) -> None:
 
 
 for verb in (
-    *(measure.run, measure.sweep, read.compare, read.pareto, read.runs, read.db),
+    *(measure.run, measure.sweep, compare.compare, compare.pareto, runs.runs, runs.db),
     *(catalog.models, catalog.suites, catalog.runners, catalog.devices, catalog.cache),
 ):
     app.add_command(verb)

@@ -303,7 +303,7 @@ PLAN_COLUMNS = [
 
 def _show_plan(plans: list[Any], db: Path, output: str) -> None:
     from edgebench.results.store import Store
-    from edgebench.session import plan_rows
+    from edgebench.session_preview import plan_rows
 
     store = Store.open_readonly(db) if db.exists() else None
     rows = [row for plan in plans for row in plan_rows(plan, store)]
@@ -317,9 +317,10 @@ def _show_plan(plans: list[Any], db: Path, output: str) -> None:
 def _measure(plans: list[Any], db: Path, output: str) -> None:
     import signal
 
-    from edgebench.cli.read import show_levels
+    from edgebench.cli.levels import show_levels
     from edgebench.results.store import Store
-    from edgebench.session import Outcome, execute
+    from edgebench.session import execute
+    from edgebench.session_cell import Outcome
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt

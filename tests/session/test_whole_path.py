@@ -36,7 +36,7 @@ def database(whole: Path) -> Path:
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     """The database in the test's own folder, models beside it, free to be changed."""
-    for path in whole.iterdir():
+    for path in whole.glob("*.*"):
         shutil.copy(path, tmp_path)
     return tmp_path / "edgebench.sqlite"
 

@@ -1,0 +1,196 @@
+"""`compare` and `pareto`: the verbs that decide."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgebench.cli.levels import difference, emit_levels, warn_of_settings
+from edgebench.cli.measure import db_option
+from edgebench.cli.output import Column, emit, examples, output_option, remark
+from edgebench.core.errors import UsageError
+from edgebench.core.units import interval, significant
+
+filters = [
+    click.option("--device", help="Only this device."),
+    click.option("-m", "--model", help="Only this model."),
+    click.option("--suite", help="The suite whose accuracy is meant.  [default: the newest run's]"),
+    click.option(
+        "--scorer", type=click.Choice(["letter", "cloze"]), help="The scorer whose accuracy is meant."
+    ),
+]
+
+
+def _filtered(function: Any) -> Any:
+    for option in reversed(filters):
+        function = option(function)
+    return function
+
+
+@click.command(
+    epilog=examples(
+        "edgebench compare --by quant",
+        "edgebench compare --by quant --base q8_0 -o md",
+        "edgebench compare 01JD9A 01JD9B",
+    )
+)
+@click.argument("runs", nargs=-1)
+@click.option("--by", type=click.Choice(["quant"]), help="Every level of a model against the widest one.")
+@click.option("--base", help="The level to compare with.  [default: most bits per weight]")
+@_filtered
+@db_option
+@output_option
+def compare(
+    runs: tuple[str, ...],
+    by: str | None,
+    base: str | None,
+    device: str | None,
+    model: str | None,
+    suite: str | None,
+    scorer: str | None,
+    db: Path,
+    output: str,
+) -> None:
+    """Compare levels, or two RUNs: paired answers, ratios of medians, honest verdicts."""
+    from edgebench.results.compare import by_quant, two_runs
+    from edgebench.results.store import Store
+
+    if by is None and len(runs) != 2:
+        raise UsageError("compare takes two runs, or --by quant", "edgebench runs list shows the runs")
+    with Store.open_readonly(db) as store:
+        if by == "quant":
+            device = _device_id(device)
+            levels = by_quant(store, device=device, model=model, suite=suite, scorer=scorer, base=base).levels
+            emit_levels(levels, output)
+        else:
+            _emit_pair(two_runs(store, *runs), output)
+
+
+def _device_id(name: str | None) -> str | None:
+    """`local` as the database knows it."""
+    from edgebench.session_catalog import show_device
+
+    return show_device("local")["id"] if name == "local" else name
+
+
+def _emit_pair(pair: Any, output: str) -> None:
+    if pair.differs:
+        remark(f"these runs also differ in: {', '.join(pair.differs)}")
+    if pair.flips is not None:
+        rows = [
+            {
+                **asdict(pair.flips),
+                "p": pair.flips.p,
+                "difference": difference(pair.flips),
+                "verdict": pair.verdict,
+            }
+        ]
+        columns = [
+            Column("n", "questions", right=True),
+            Column("n_lost", "lost", right=True),
+            Column("n_won", "won", right=True),
+            Column("n_changed", "answers changed", right=True),
+            Column("difference", "difference [95 %]", _signed, right=True),
+            Column("p", "p (McNemar)", significant, right=True),
+            Column("verdict", "verdict"),
+        ]
+        emit(rows, columns, output, f"{pair.base.label} → {pair.new.label}")
+        return
+    columns = [
+        Column("test", "test"),
+        Column("metric", "figure"),
+        Column("base", "base", lambda e: significant(e["value"]), right=True),
+        Column("new", "new", lambda e: significant(e["value"]), right=True),
+        Column("ratio", "ratio [95 %]", _ratio, right=True),
+        Column("verdict", "verdict"),
+    ]
+    emit([asdict(ratio) for ratio in pair.ratios], columns, output, f"{pair.base.label} → {pair.new.label}")
+
+
+def _signed(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:+.3f} [{estimate['ci_low']:+.3f}, {estimate['ci_high']:+.3f}]"
+
+
+def _ratio(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.3f} {interval(estimate['ci_low'], estimate['ci_high'])}"
+
+
+@click.command(
+    epilog=examples(
+        "edgebench pareto --x decode_tokens_per_s --y acc --out front.png",
+        "edgebench pareto --x peak_rss_bytes --y acc -o json",
+    )
+)
+@click.option("--x", "x_name", required=True, help="A metric: decode_tokens_per_s, size_bytes, ttft_s, …")
+@click.option("--y", "y_name", required=True, help="A metric: acc, prefill_tokens_per_s, …")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A picture: PNG, SVG or PDF.")
+@click.option("--allow-synthetic", is_flag=True, help="Let figures that were not measured rank.")
+@_filtered
+@db_option
+@output_option
+def pareto(
+    x_name: str,
+    y_name: str,
+    out: Path | None,
+    allow_synthetic: bool,
+    device: str | None,
+    model: str | None,
+    suite: str | None,
+    scorer: str | None,
+    db: Path,
+    output: str,
+) -> None:
+    """Which levels nothing else beats on both axes; the table, and the picture with --out."""
+    from edgebench.results.levels import level_rows
+    from edgebench.results.pareto import front, metric
+    from edgebench.results.plots import describe, pareto_picture
+    from edgebench.results.store import Store
+
+    x, y = metric(x_name), metric(y_name)
+    with Store.open_readonly(db) as store:
+        rows = level_rows(store, device=_device_id(device), model=model, suite=suite, scorer=scorer)
+        found = front(rows, x, y, allow_synthetic=allow_synthetic)
+    points = [
+        {
+            "model": p.row.model,
+            "level": p.row.label,
+            "bits_per_weight": p.row.figures["bits_per_weight"].value
+            if "bits_per_weight" in p.row.figures
+            else None,
+            x.name: asdict(p.x),
+            y.name: asdict(p.y),
+            "on_front": p.on_front,
+            "ranked": p.ranked,
+        }
+        for p in found.points
+    ]
+    columns = [
+        Column("model", "model"),
+        Column("level", "level"),
+        Column("bits_per_weight", "bits/w", significant, right=True),
+        Column(x.name, x.axis_title, lambda e: _scaled(e, x.scale), right=True),
+        Column(y.name, y.axis_title, lambda e: _scaled(e, y.scale), right=True),
+        Column("on_front", "on the front", lambda v: "yes" if v else "no"),
+    ]
+    emit(points, columns, output, f"{y.title} against {x.title.lower()}")
+    warn_of_settings(rows)
+    for label, why in found.left_out:
+        remark(f"left out: {label} ({why})")
+    if out is not None:
+        pareto_picture(
+            found.points, x, y, out, title=_picture_title(rows, x, y), note=describe(found.points, x, y)
+        )
+        remark(f"picture: {out}")
+
+
+def _scaled(estimate: dict[str, Any], scale: float) -> str:
+    low, high = estimate["ci_low"], estimate["ci_high"]
+    bounds = "" if low is None else f" {interval(low / scale, high / scale)}"
+    return significant(estimate["value"] / scale) + bounds
+
+
+def _picture_title(rows: Sequence[Any], x: Any, y: Any) -> str:
+    models = ", ".join(dict.fromkeys(row.model for row in rows))
+    return f"{models}: {y.title.lower()} against {x.title.lower()}"

@@ -1,0 +1,194 @@
+"""`runs` and `db`: what is stored, and the database itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgebench.cli.measure import db_option
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.core.units import data_size, duration, share, significant
+
+
+@click.group(
+    epilog=examples(
+        "edgebench runs list",
+        "edgebench runs show latest",
+        "edgebench runs show 01JD -o json",
+        "edgebench runs rm 01JD9",
+    )
+)
+def runs() -> None:
+    """Stored runs."""
+
+
+RUN_COLUMNS = [
+    Column("id", "run"),
+    Column("mode", "mode"),
+    Column("status", "status"),
+    Column("model", "model"),
+    Column("level", "level"),
+    Column("what", "what"),
+    Column("device", "device"),
+    Column("started_at", "started"),
+    Column("reason", "reason"),
+]
+
+
+@runs.command("list")
+@db_option
+@output_option
+def runs_list(db: Path, output: str) -> None:
+    """All runs, newest first."""
+    from edgebench.results.store import Store
+
+    with Store.open_readonly(db) as store:
+        emit([_run_row(run) for run in store.runs()], RUN_COLUMNS, output)
+
+
+@runs.command("show")
+@click.argument("run", default="latest")
+@db_option
+@output_option
+def runs_show(run: str, db: Path, output: str) -> None:
+    """One run: what it was, and its figures. RUN is a unique beginning of its id, or `latest`."""
+    from edgebench.results.store import Store
+    from edgebench.results.summary import figures
+
+    with Store.open_readonly(db) as store:
+        row = store.run(run)
+        found = figures(store, row.id)
+    if output in ("json", "jsonl"):
+        emit_one({**_run_row(row), **_details(row), "figures": found}, output)
+        return
+    emit_one({**_run_row(row), **_details(row)}, output, row.id)
+    columns = [
+        Column("test", "test"),
+        Column("metric", "figure"),
+        Column("statistic", "statistic"),
+        Column("shown", "value", right=True),
+        Column("interval", "95 % interval", right=True),
+        Column("n", "n", right=True),
+    ]
+    shown = [{**f, "shown": _figure(f["metric"], f["value"]), "interval": _interval(f)} for f in found]
+    emit(shown, columns, output, "figures")
+
+
+@runs.command("rm")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@db_option
+def runs_rm(run: str, yes: bool, db: Path) -> None:
+    """Remove one run with its trials and answers."""
+    from edgebench.results.store import Store
+
+    with Store.open(db, create=False) as store:
+        row = store.run(run)
+        if not yes:
+            click.confirm(f"remove {row.id} ({row.mode}, {row.model} {row.label})?", abort=True, err=True)
+        store.delete_run(row.id)
+    remark(f"removed {row.id}")
+
+
+def _run_row(run: Any) -> dict[str, Any]:
+    config = run.config
+    what = f"{run.suite_id} {run.scorer}" if run.suite_id else " ".join(config.get("tests", []))
+    if config.get("shape") == "alone":
+        what += " noise floor"
+    return {
+        "id": run.id,
+        "mode": run.mode.value,
+        "status": run.status.value,
+        "reason": run.invalid_reason,
+        "model": run.model,
+        "level": run.label,
+        "what": what,
+        "device": run.device_id,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+    }
+
+
+def _details(run: Any) -> dict[str, Any]:
+    return {
+        "evidence": run.evidence.value,
+        "artifact_sha256": run.artifact_id,
+        "size_bytes": run.size_bytes,
+        "bits_per_weight": run.bits_per_weight,
+        "runner": f"{run.runner} {run.runner_version}",
+        "config": run.config,
+        "engine": json.loads(run.engine_json) if run.engine_json else None,
+        "scheme_sha256": run.scheme_sha256,
+        "timing_source": run.timing_source,
+        "edgebench_version": run.edgebench_version,
+        "git_commit": run.git_commit,
+    }
+
+
+def _figure(metric: str, value: float) -> str:
+    if metric.endswith("_bytes"):
+        return data_size(value)
+    if metric.endswith("_tokens_per_s"):
+        return f"{significant(value)} tokens/s"
+    if metric.endswith("_s"):
+        return duration(value)
+    return share(value) if metric.startswith(("acc", "share")) else significant(value)
+
+
+def _interval(figure: dict[str, Any]) -> str | None:
+    if figure["ci_low"] is None:
+        return None
+    return f"[{_figure(figure['metric'], figure['ci_low'])}, {_figure(figure['metric'], figure['ci_high'])}]"
+
+
+@click.group(
+    epilog=examples(
+        "edgebench db path",
+        "edgebench db rebuild --db results.sqlite",
+    )
+)
+def db() -> None:
+    """The results database itself."""
+
+
+@db.command("path")
+@db_option
+def db_path(db: Path) -> None:
+    """Print where the database is, or would be."""
+    click.echo(db.absolute())
+
+
+@db.command("migrate")
+@db_option
+def db_migrate(db: Path) -> None:
+    """Bring the database to this version's schema."""
+    from edgebench.results.store import Store
+
+    with Store.open(db, create=False) as store:
+        version = store.rows("PRAGMA user_version")[0]["user_version"]
+    remark(f"{db}: schema {version}")
+
+
+@db.command("rebuild")
+@db_option
+def db_rebuild(db: Path) -> None:
+    """Make every summary anew from the raw rows."""
+    from edgebench.results.store import Store
+    from edgebench.results.summary import rebuild
+
+    with Store.open(db, create=False) as store:
+        rebuild(store)
+        n = len(store.runs())
+    remark(f"{db}: {n} summaries rebuilt")
+
+
+@db.command("vacuum")
+@db_option
+def db_vacuum(db: Path) -> None:
+    """Give space of removed runs back to the disk."""
+    from edgebench.results.store import Store
+
+    with Store.open(db, create=False) as store:
+        store.vacuum()
+    remark(f"{db}: {data_size(db.stat().st_size)}")

@@ -1,0 +1,91 @@
+"""One job on one artifact and the run that records it: what the measuring halves of a session share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
+from edgebench.core.types import Artifact, Status
+from edgebench.results.store import Store
+from edgebench.session_child import Child
+from edgebench.session_plan import Job, Plan
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def stage(self, title: str, n_steps: int) -> None:
+        """A part of the work begins."""
+
+    def step(self, note: str, n_steps: int = 1) -> None:
+        """Some of it is done."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a plan."""
+
+    run_ids: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+
+    def raise_if_bad(self) -> None:
+        """RunFailed (exit 1) or InvalidRun (exit 4) with the reasons, when anything went wrong."""
+        if self.failures:
+            raise RunFailed(
+                "; ".join(self.failures), "what was measured is stored; the same command tries again"
+            )
+        if self.invalid:
+            raise InvalidRun("; ".join(self.invalid), "the run is stored as invalid and will not rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One job on one artifact, and the run that records it."""
+
+    job: Job
+    artifact: Artifact
+    run_id: str
+    started_unix_s: float
+
+
+def engine_of(cell: Cell, plan: Plan) -> dict[str, Any]:
+    """What a measuring process must know to open the artifact."""
+    return {
+        "runner": plan.runner.name,
+        "path": str(cell.artifact.path.absolute()),
+        "settings": cell.job.config["settings"],
+    }
+
+
+def store_readings(child: Child, cell: Cell, store: Store) -> None:
+    """Move the memory seen since the last time from the child to the database."""
+    taken = child.readings[:]
+    del child.readings[: len(taken)]
+    for channel, key in (("rss_anon", "anon_bytes"), ("rss_file", "file_bytes")):
+        rows = [(at - cell.started_unix_s, float(getattr(memory, key))) for at, memory in taken]
+        store.add_readings(cell.run_id, channel, "bytes", rows)
+
+
+@contextmanager
+def recorded(
+    cell: Cell, store: Store, watcher: Watcher, outcome: Outcome, failed: set[str]
+) -> Iterator[None]:
+    """Whatever ends a run early is written on it, and on the outcome; what was stored stays."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except InvalidRun as error:
+        store.set_status(cell.run_id, Status.INVALID, error.message)
+        outcome.invalid.append(f"{cell.artifact.label} {cell.job.title}: {error.message}")
+        watcher.say(f"invalid: {outcome.invalid[-1]}")
+    except EdgebenchError as error:
+        store.set_status(cell.run_id, Status.FAILED, error.message)
+        failed.add(cell.run_id)
+        outcome.failures.append(f"{cell.artifact.label} {cell.job.title}: {error.message}")
+        watcher.say(f"failed: {outcome.failures[-1]}" + (f" ({error.hint})" if error.hint else ""))
