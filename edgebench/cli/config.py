@@ -62,6 +62,9 @@ def _defaults(
     tables = {key: value for key, value in raw.items() if isinstance(value, dict)}
     if unknown := tables.keys() - set(group.list_commands(ctx)):
         raise UsageError(f"{where}: no verb {', '.join(sorted(unknown))}")
+    known = _known(group, ctx)
+    if stray := [key for key in raw.keys() - tables.keys() if key not in known]:
+        raise UsageError(f"{where}: no verb has an option {', '.join(sorted(stray))}")
     out: dict[str, Any] = {}
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
@@ -71,6 +74,14 @@ def _defaults(
         elif command is not None:
             out[name] = _command_defaults(command, table, shared, f"{where} [{name}]")
     return out
+
+
+def _known(command: click.Command, ctx: click.Context) -> set[str]:
+    """Every option of a verb, or of all verbs of a group."""
+    if not isinstance(command, click.Group):
+        return set(option_names(command))
+    verbs = (command.get_command(ctx, name) for name in command.list_commands(ctx))
+    return set().union(*(_known(verb, ctx) for verb in verbs if verb is not None))
 
 
 def _command_defaults(
@@ -99,3 +110,10 @@ def as_text(value: Any) -> Any:
     if isinstance(value, list):
         return ",".join(str(item) for item in value)
     return value
+
+
+def as_flag(key: str, value: Any) -> str:
+    """A key and its TOML value as one argument: `--threads=2`, `--no-mmap`."""
+    if isinstance(value, bool):
+        return f"--{key}" if value else f"--no-{key}"
+    return f"--{key}={as_text(value)}"

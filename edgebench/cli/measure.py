@@ -19,6 +19,14 @@ db_option = click.option(
     envvar="EDGEBENCH_DB",
     help="The results database.",
 )
+busy_option = click.option(
+    "--busy-timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    envvar="EDGEBENCH_BUSY_TIMEOUT",
+    help="Seconds to wait for a database that another program has locked.",
+)
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -41,7 +49,7 @@ class Names(click.ParamType[Any]):
         return (
             value
             if isinstance(value, tuple)
-            else tuple(part.strip() for part in value.split(",") if part.strip())
+            else tuple(part.strip() for part in str(value).split(",") if part.strip())
         )
 
 
@@ -189,9 +197,10 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.command(epilog=RUN_EPILOG)
 @with_options(RUN_OPTIONS)
 @db_option
+@busy_option
 @click.option("--dry-run", is_flag=True, help="Show the plan and what of it is stored; measure nothing.")
 @output_option
-def run(db: Path, dry_run: bool, output: str, **options: Any) -> None:
+def run(db: Path, busy_timeout: float, dry_run: bool, output: str, **options: Any) -> None:
     """Measure models on a device: speed, memory and accuracy of the same file."""
     from edgebench.session_plan import make_plan
 
@@ -199,7 +208,7 @@ def run(db: Path, dry_run: bool, output: str, **options: Any) -> None:
     if dry_run:
         _show_plan([plan], db, output)
     else:
-        _measure([plan], db, output)
+        _measure([plan], db, busy_timeout, output)
 
 
 @click.command(
@@ -221,12 +230,13 @@ Examples:
 )
 @click.argument("plan", type=click.Path(path_type=Path, dir_okay=False))
 @db_option
+@busy_option
 @click.option("--dry-run", is_flag=True, help="Show every combination and what of it is stored.")
 @output_option
 @click.pass_context
-def sweep(ctx: click.Context, plan: Path, db: Path, dry_run: bool, output: str) -> None:
+def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run: bool, output: str) -> None:
     """Run every combination of a plan file; what fails is recorded and the rest goes on."""
-    from edgebench.cli.config import as_text, option_names
+    from edgebench.cli.config import as_flag, option_names
     from edgebench.session_plan import make_plan
     from edgebench.session_sweep import read_sweep
 
@@ -237,18 +247,18 @@ def sweep(ctx: click.Context, plan: Path, db: Path, dry_run: bool, output: str) 
             raise UsageError(
                 f"{plan}: run has no option {', '.join(unknown)}", f"known: {', '.join(sorted(spelled))}"
             )
-        values = {spelled[key]: as_text(value) for key, value in combination.items()}
         # click's own parsing, so that a plan means what the same flags would mean.
-        with run.make_context("run", [], parent=ctx.parent, default_map=values) as made:
+        flags = [as_flag(key, value) for key, value in combination.items()]
+        with run.make_context("run", flags, parent=ctx.parent) as made:
             options = dict(made.params)
-        for own in ("db", "dry_run", "output"):
+        for own in ("db", "busy_timeout", "dry_run", "output"):
             options.pop(own)
         remark(f"combination {number}: " + ", ".join(f"{k}={v}" for k, v in combination.items()))
         plans.append(make_plan(make_request(options)))
     if dry_run:
         _show_plan(plans, db, output)
     else:
-        _measure(plans, db, output)
+        _measure(plans, db, busy_timeout, output)
 
 
 def make_request(options: dict[str, Any]) -> Any:
@@ -314,26 +324,19 @@ def _show_plan(plans: list[Any], db: Path, output: str) -> None:
     )
 
 
-def _measure(plans: list[Any], db: Path, output: str) -> None:
+def _measure(plans: list[Any], db: Path, busy_timeout: float, output: str) -> None:
     import signal
 
     from edgebench.cli.levels import show_levels
     from edgebench.results.store import Store
-    from edgebench.session import execute
-    from edgebench.session_cell import Outcome
+    from edgebench.session import execute_all
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)  # a stopped service is an interrupted run, not a broken one
-    total = Outcome()
-    with Store.open(db) as store:
+    with Store.open(db, busy_timeout_s=busy_timeout) as store:
         with Progress() as progress:
-            for plan in plans:
-                progress.say(f"device: {plan.device.name} ({plan.environment.os})")
-                outcome = execute(plan, store, progress)
-                total.run_ids += outcome.run_ids
-                total.failures += outcome.failures
-                total.invalid += outcome.invalid
-        show_levels(store, total.run_ids, output)
-    total.raise_if_bad()
+            outcome = execute_all(plans, store, progress)
+        show_levels(store, outcome.run_ids, output)
+    outcome.raise_if_bad()

@@ -59,7 +59,7 @@ def runs_show(run: str, db: Path, output: str) -> None:
     with Store.open_readonly(db) as store:
         row = store.run(run)
         found = figures(store, row.id)
-    if output in ("json", "jsonl"):
+    if output in ("json", "jsonl", "csv"):  # one thing to parse
         emit_one({**_run_row(row), **_details(row), "figures": found}, output)
         return
     emit_one({**_run_row(row), **_details(row)}, output, row.id)

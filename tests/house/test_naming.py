@@ -25,20 +25,23 @@ def files() -> list[Path]:
     )
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_file_names_nothing_outside(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert [host for host in HOSTS if host in text] == []
-    assert ISSUE.findall(text) == []
-    assert MACHINE_PATH.findall(text) == []
+def offences(text: str) -> list[str]:
+    hosts = [host for host in HOSTS if host in text]
+    return hosts + ISSUE.findall(text) + MACHINE_PATH.findall(text)
 
 
-@pytest.mark.parametrize("text", ["see #12", "(#7)", "fixes #1234."])
-def test_the_guard_sees_an_issue_number(text: str) -> None:
-    assert ISSUE.search(text)
+def test_no_file_names_anything_outside() -> None:
+    found = {str(p.relative_to(ROOT)): offences(p.read_text(encoding="utf-8")) for p in files()}
+    assert len(found) > 80
+    assert {name: told for name, told in found.items() if told} == {}
 
 
-@pytest.mark.parametrize("folder", ["work", "root", "home/" + "me"])
+@pytest.mark.parametrize("before", ["see ", "(", "fixes "])
+def test_the_guard_sees_an_issue_number(before: str) -> None:
+    assert ISSUE.search(f"{before}#{12}.")
+
+
+@pytest.mark.parametrize("folder", ["work", "root", "home/me"])
 def test_the_guard_sees_a_path_of_one_machine(folder: str) -> None:
     assert MACHINE_PATH.search(f'open("/{folder}/data")')
     assert not MACHINE_PATH.search(f"pages/{folder}/data")

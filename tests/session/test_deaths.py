@@ -73,7 +73,10 @@ def test_log_likelihoods_that_are_no_numbers_make_the_run_invalid(toy, rows, edg
     assert done.returncode == 4
     assert "not finite" in done.stderr
     assert "Traceback" not in done.stderr
-    status = "SELECT quant, status, invalid_reason FROM run JOIN artifact ON artifact.id = artifact_id ORDER BY run.id"
+    status = (
+        "SELECT quant, status, invalid_reason FROM run JOIN artifact ON artifact.id = artifact_id"
+        " ORDER BY run.id"
+    )
     found = rows(database, status)
     assert [(r["quant"], r["status"]) for r in found] == [("q8_0", "invalid"), ("q4_0", "complete")]
     assert "not finite" in found[0]["invalid_reason"]

@@ -57,7 +57,9 @@ def test_every_level_gets_a_complete_run_of_each_kind(database, rows):
         ("performance", "q4_0"),
         ("performance", "q8_0"),
     ]
-    assert {(r["status"], r["evidence"], r["runner"]) for r in found} == {("complete", "synthetic", "synthetic")}
+    assert {(r["status"], r["evidence"], r["runner"]) for r in found} == {
+        ("complete", "synthetic", "synthetic")
+    }
     assert all(r["finished_at"] for r in found)
 
 
@@ -75,8 +77,8 @@ def test_every_trial_is_a_row_and_the_warm_ups_are_too(database, rows):
 def test_each_generated_token_has_its_moment(database, rows):
     counted = rows(
         database,
-        "SELECT test, total_s, count(i) AS n, max(t_s) AS last FROM trial LEFT JOIN token_time ON trial_id = id"
-        " GROUP BY trial.id",
+        "SELECT test, total_s, count(i) AS n, max(t_s) AS last FROM trial"
+        " LEFT JOIN token_time ON trial_id = trial.id GROUP BY trial.id",
     )
     assert {(r["test"], r["n"]) for r in counted} == {("pp8", 0), ("tg4", 4), ("chat4", 4)}
     assert all(0 < r["last"] <= r["total_s"] for r in counted if r["n"])
@@ -94,7 +96,9 @@ def test_levels_take_turns_a_b_b_a_each_visit_in_a_fresh_process(database, rows)
         "SELECT quant, round_index, process_index FROM trial JOIN run ON run.id = run_id"
         " JOIN artifact ON artifact.id = artifact_id ORDER BY started_s",
     )
-    visits = [key for key, _ in groupby(trials, key=lambda t: (t["quant"], t["round_index"], t["process_index"]))]
+    visits = [
+        key for key, _ in groupby(trials, key=lambda t: (t["quant"], t["round_index"], t["process_index"]))
+    ]
     assert visits == [("q8_0", 0, 0), ("q4_0", 0, 0), ("q4_0", 1, 1), ("q8_0", 1, 1)]
 
 
