@@ -90,10 +90,10 @@ def command(model: str, db: Path, data: Path, level: str | None) -> list[str]:
     ]
 
 
-def answers(db: Path) -> dict[str, str]:
-    """Question -> stored log-likelihoods, as their exact JSON text."""
+def answers(db: Path) -> list[tuple[str, str]]:
+    """(question, stored log-likelihoods as their exact JSON text) of every answer of every run."""
     with sqlite3.connect(db) as connection:
-        return dict(connection.execute("SELECT question_id, logprobs_json FROM answer"))
+        return connection.execute("SELECT question_id, logprobs_json FROM answer ORDER BY 1, 2").fetchall()
 
 
 def n_answered(db: Path) -> int:
@@ -106,13 +106,11 @@ def n_answered(db: Path) -> int:
 
 
 def scoring_s(db: Path) -> float:
-    """Wall seconds from the start of the first group to the end of the last, writing included."""
+    """Wall seconds from the loaded model to the last stored answer: tokenization and writing included."""
     with sqlite3.connect(db) as connection:
-        rows = connection.execute(
-            "SELECT t_s, value FROM reading WHERE channel = 'scoring_group' ORDER BY t_s"
-        )
-        groups = rows.fetchall()
-    return float(groups[-1][0] - groups[0][0] + groups[0][1])
+        sql = "SELECT max(t_s) FROM reading WHERE channel = ?"
+        loaded, done = (connection.execute(sql, (name,)).fetchone()[0] for name in ("load", "scoring_group"))
+    return float(done - loaded)
 
 
 def killed_run(line: list[str], db: Path, n: int) -> None:

@@ -5,6 +5,7 @@ import platform
 import re
 from pathlib import Path
 
+from edgebench.core.cpu import cpu_flags, cpuinfo
 from edgebench.core.hashing import sha256_json
 from edgebench.core.types import DeviceProfile, Environment
 
@@ -54,20 +55,7 @@ def local_environment() -> Environment:
 
 def cpu_name() -> str:
     """The processor's marketing name, or the architecture."""
-    for line in _lines("/proc/cpuinfo"):
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("model name", "hardware") and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def cpu_flags() -> list[str]:
-    """The processor's features as the kernel names them; empty where it does not."""
-    for line in _lines("/proc/cpuinfo"):
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return sorted(value.split())
-    return []
+    return cpuinfo("model name", "hardware") or platform.processor() or platform.machine() or "unknown"
 
 
 def default_threads() -> int:

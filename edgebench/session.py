@@ -23,6 +23,9 @@ from edgebench.session_plan import Job, Plan
 from edgebench.session_score import measure_accuracy
 from edgebench.session_speed import measure_speed
 
+RUNTIME_BYTES = 256 * 2**20
+"""What an engine takes beside weights and cache: code, compute buffers."""
+
 
 def execute_all(plans: Sequence[Plan], store: Store, watcher: Watcher) -> Outcome:
     """Do plans in turn; where there are several, one that can't be done does not stop the rest."""
@@ -36,8 +39,7 @@ def execute_all(plans: Sequence[Plan], store: Store, watcher: Watcher) -> Outcom
         except EdgebenchError as error:
             if len(plans) == 1:
                 raise
-            total.failures.append(error.message)
-            watcher.say(f"failed: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            total.fail(error, watcher)
             continue
         total.run_ids += outcome.run_ids
         total.failures += outcome.failures
@@ -54,14 +56,15 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
     with _alone(store.path, plan.device.id):
         artifacts = prepare(plan, store, watcher, outcome)
         cells = [_cell(plan, job, artifact, store) for job in plan.jobs for artifact in artifacts]
-        outcome.run_ids += [cell.run_id for cell in cells]
+        run_ids = [cell.run_id for cell in cells]
+        outcome.run_ids.append(run_ids)
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
         accuracy = [cell for cell in cells if cell.job.mode is Mode.ACCURACY]
         try:
             measure_speed(speed, plan, store, watcher, outcome)
             measure_accuracy(accuracy, plan, store, watcher, outcome)
         except KeyboardInterrupt:
-            for run_id in outcome.run_ids:  # those that still wait for their turn, too
+            for run_id in run_ids:  # those that still wait for their turn, too
                 if store.run(run_id).status is Status.RUNNING:
                     store.set_status(run_id, Status.INTERRUPTED)
             raise
@@ -72,28 +75,46 @@ def prepare(plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> lis
     """The files to measure: each model as it is, or its levels, made where the cache lacks them."""
     artifacts: list[Artifact] = []
     for name in plan.request.models:
-        parent = resolve(name, watcher.say)
-        _check_fit(parent, plan)
-        store.add_artifact(parent, manifest_of(parent))  # its levels name it, measured or not
-        if not plan.levels:
-            artifacts.append(parent)
+        try:
+            parent = resolve(name, watcher.say)
+        except ModelError as error:
+            if len(plan.request.models) == 1:
+                raise
+            outcome.fail(error, watcher)
             continue
-        missing = [level for level in plan.levels if peek_level(parent, level) is None]
-        if missing:
-            watcher.stage(f"quantizing {parent.model} ({parent.quant.name})", len(missing))
-        for level in plan.levels:
+        store.add_artifact(parent, manifest_of(parent))  # its levels name it, measured or not
+        for artifact in _levels(parent, plan, watcher, outcome) if plan.levels else [parent]:
             try:
-                artifact = make_level(
-                    parent, level, n_threads=plan.settings.n_threads, progress=lambda *_: None
-                )
+                _check_fit(artifact, plan)
             except ModelError as error:
-                outcome.failures.append(error.message)
-                watcher.say(f"failed: {error.message}" + (f" ({error.hint})" if error.hint else ""))
-                continue
-            artifacts.append(artifact)
-            if level in missing:
-                watcher.step(_made_line(artifact))
+                outcome.fail(error, watcher)
+            else:
+                artifacts.append(artifact)
     return list({artifact.sha256: artifact for artifact in artifacts}.values())
+
+
+def _levels(parent: Artifact, plan: Plan, watcher: Watcher, outcome: Outcome) -> Iterator[Artifact]:
+    """The plan's levels of a model; one that can't be made is a failure, and the others follow."""
+    missing = [level for level in plan.levels if peek_level(parent, level) is None]
+    if missing:
+        watcher.stage(f"quantizing {parent.model} ({parent.quant.name}), % done", 100 * len(missing))
+    for level in plan.levels:
+        n_done = 0
+
+        def progress(share: float, level: str = level) -> None:
+            nonlocal n_done
+            watcher.step(level, int(100 * share) - n_done)
+            n_done = int(100 * share)
+
+        try:
+            artifact = make_level(parent, level, n_threads=plan.settings.n_threads, progress=progress)
+        except ModelError as error:
+            outcome.fail(error, watcher)
+            continue
+        if level in missing:
+            watcher.step(level, 100 - n_done)
+            watcher.say(_made_line(artifact))
+        yield artifact
 
 
 def _made_line(artifact: Artifact) -> str:
@@ -104,11 +125,16 @@ def _made_line(artifact: Artifact) -> str:
 
 
 def _check_fit(artifact: Artifact, plan: Plan) -> None:
+    """Weights, cache and runtime against the device's memory, before anything is loaded."""
+    n_tokens = max((w.n_prompt + w.n_gen + w.n_depth for job in plan.jobs for w in job.workloads), default=0)
+    cache_bytes = n_tokens * (artifact.kv_bytes_per_token or 0)
+    needed_bytes = artifact.size_bytes + cache_bytes + RUNTIME_BYTES
     memory_bytes = plan.device.memory_bytes
-    if memory_bytes and artifact.size_bytes > 0.9 * memory_bytes:
+    if memory_bytes and needed_bytes > memory_bytes:
         raise ModelError(
-            f"{artifact.model} ({artifact.size_bytes / 2**30:.1f} GiB) does not fit {plan.device.name}",
-            "take a smaller model or level",
+            f"{artifact.model} {artifact.label} needs {needed_bytes / 2**30:.1f} GiB (weights, cache of"
+            f" {n_tokens} tokens, runtime); {plan.device.name} can't hold it",
+            "take a smaller model, level or depth",
         )
 
 
@@ -151,19 +177,19 @@ def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
 
 @contextmanager
 def _alone(database: Path, device_id: str) -> Iterator[None]:
-    """Only one run at a time measures a device into a database: two would spoil each other's figures."""
+    """Only one process at a time fills a device's runs in a database: two would do the same work twice."""
     import fcntl
 
     folder = cache_dir() / "locks"
     folder.mkdir(exist_ok=True)
-    key = sha256_text(f"{database.absolute()}:{device_id}")[:16]
+    key = sha256_text(f"{database.resolve()}:{device_id}")[:16]
     with (folder / key).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StoreError(
                 f"another edgebench is measuring {device_id} into {database}",
-                "wait for it, or give this run another --db",
+                "wait for it: two at once would also spoil each other's speeds",
             ) from None
         yield
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
 from edgebench.core.types import Artifact, Status
 from edgebench.results.store import Store
+from edgebench.results.summary import summarise
 from edgebench.session_child import Child
 from edgebench.session_plan import Job, Plan
 
@@ -29,9 +30,15 @@ class Watcher(Protocol):
 class Outcome:
     """What came of a plan."""
 
-    run_ids: list[str] = field(default_factory=list)
+    run_ids: list[list[str]] = field(default_factory=list)
+    """The runs of each plan, done now or before."""
     failures: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
+
+    def fail(self, error: EdgebenchError, watcher: Watcher, what: str = "") -> None:
+        """Take note of a failure, and say so at once."""
+        self.failures.append(what + error.message)
+        watcher.say(f"failed: {self.failures[-1]}" + (f" ({error.hint})" if error.hint else ""))
 
     def raise_if_bad(self) -> None:
         """RunFailed (exit 1) or InvalidRun (exit 4) with the reasons, when anything went wrong."""
@@ -71,6 +78,16 @@ def store_readings(child: Child, cell: Cell, store: Store) -> None:
         store.add_readings(cell.run_id, channel, "bytes", rows)
 
 
+def close(cell: Cell, store: Store) -> None:
+    """Make a run whose pieces are all stored complete; nothing when it is already.
+
+    Figures come before the status, so a run killed in between is closed by the next command.
+    """
+    if store.run(cell.run_id).status is not Status.COMPLETE:
+        summarise(store, cell.run_id)
+        store.set_status(cell.run_id, Status.COMPLETE)
+
+
 @contextmanager
 def recorded(
     cell: Cell, store: Store, watcher: Watcher, outcome: Outcome, failed: set[str]
@@ -81,11 +98,12 @@ def recorded(
     except StoreError:
         raise
     except InvalidRun as error:
+        summarise(store, cell.run_id)
         store.set_status(cell.run_id, Status.INVALID, error.message)
         outcome.invalid.append(f"{cell.artifact.label} {cell.job.title}: {error.message}")
         watcher.say(f"invalid: {outcome.invalid[-1]}")
     except EdgebenchError as error:
+        summarise(store, cell.run_id)
         store.set_status(cell.run_id, Status.FAILED, error.message)
         failed.add(cell.run_id)
-        outcome.failures.append(f"{cell.artifact.label} {cell.job.title}: {error.message}")
-        watcher.say(f"failed: {outcome.failures[-1]}" + (f" ({error.hint})" if error.hint else ""))
+        outcome.fail(error, watcher, f"{cell.artifact.label} {cell.job.title}: ")

@@ -41,7 +41,11 @@ class Child:
 
     def __enter__(self) -> Self:
         self._watcher.start()
-        self._write(json.dumps(self._job))
+        try:
+            self._write(json.dumps(self._job))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -78,7 +82,10 @@ class Child:
         RunFailed when it dies.
         """
         for line in self._process.stdout or ():
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:
+                break  # cut short: the child died while it wrote
             match message["type"]:
                 case "error":
                     raise ModelError(message["message"], message["hint"])
@@ -89,7 +96,8 @@ class Child:
                     return
                 case _:
                     yield {**message, "memory": read_memory(self.pid)}
-                    reset_peak(self.pid)
+                    if message["type"] != "loaded":  # the load's peak counts for what comes first
+                        reset_peak(self.pid)
                     self._write("ok")
         raise self._death()
 
@@ -99,12 +107,11 @@ class Child:
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         last = next((line.strip() for line in reversed(said) if line.strip()), None)
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = {
+            name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+            hints: dict[int, str] = {
                 signal.SIGKILL: "out of memory, or killed by hand: see the kernel's log",
                 signal.SIGILL: "the engine was built for another processor: runners build llama_cpp",
-            }.get(signal.Signals(-code))
-            return RunFailed(
-                f"the measuring process was killed by {name}" + (f": {last}" if last else ""), hint
-            )
+            }
+            told = f": {last}" if last else ""
+            return RunFailed(f"the measuring process was killed by {name}{told}", hints.get(-code))
         return RunFailed(f"the measuring process ended with code {code}" + (f": {last}" if last else ""))

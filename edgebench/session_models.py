@@ -18,7 +18,7 @@ DEFAULT_LADDER = ("f16", "q8_0", "q5_0", "q4_1", "q4_0", "q2_k")
 SYNTHETIC_SUFFIX = ".synthetic.json"
 
 Say = Callable[[str], None]
-Progress = Callable[[str, float], None]
+Progress = Callable[[float], None]
 
 
 def check_levels(levels: Sequence[str]) -> None:
@@ -84,7 +84,6 @@ def make_level(parent: Artifact, level: str, *, n_threads: int, progress: Progre
     if parent.quant.format is not Format.GGUF:
         raise UsageError(f"--quant needs a GGUF model, {parent.model} is {parent.quant.format}")
     path = level_path(parent, level)
-    quantizer = registry.load("quantizers", "gguf")
     job = {
         "kind": "quantize",
         "quantizer": "gguf",
@@ -96,13 +95,17 @@ def make_level(parent: Artifact, level: str, *, n_threads: int, progress: Progre
     try:
         with Child(job) as child:
             for message in child.messages():
-                progress(level, message.get("share", 1.0))
-        return _described(path, parent, quantizer.version())
+                progress(message.get("share", 1.0))
     except EdgebenchError as error:
         raise ModelError(f"level {level} of {parent.model}: {error.message}", error.hint) from error
+    finally:
+        for part in path.parent.iterdir() if path.parent.is_dir() else ():
+            if part.name.startswith(".part-") and part.name.endswith(path.name):
+                part.unlink()  # a killed child can't tidy up
+    return _described(path, parent)
 
 
-def _described(path: Path, parent: Artifact, tool_version: str = "") -> Artifact:
+def _described(path: Path, parent: Artifact) -> Artifact:
     return describe(
         path,
         model=parent.model,
@@ -110,7 +113,7 @@ def _described(path: Path, parent: Artifact, tool_version: str = "") -> Artifact
         source=parent.source,
         license=parent.license,
         tool="llama_model_quantize",
-        tool_version=tool_version,
+        tool_version=registry.load("quantizers", "gguf").version(),
     )
 
 

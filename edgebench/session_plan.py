@@ -150,7 +150,7 @@ def make_plan(request: Request) -> Plan:
     if request.mode != "accuracy":
         jobs.append(_performance_job(request, runner, settings))
     if request.mode != "performance":
-        for name in request.suites:
+        for name in dict.fromkeys(request.suites):
             suite = load_suite(name, request.data)
             shapes = [Shape.GROUPED, Shape.ALONE] if request.noise_floor else [Shape.GROUPED]
             jobs += [_accuracy_job(request, runner, settings, suite, shape) for shape in shapes]
@@ -166,7 +166,10 @@ def make_plan(request: Request) -> Plan:
 
 
 def _runner(request: Request) -> Runner:
-    synthetic = any(model.endswith(SYNTHETIC_SUFFIX) for model in request.models)
+    kinds = {model.endswith(SYNTHETIC_SUFFIX) for model in request.models}
+    if len(kinds) > 1:
+        raise UsageError("synthetic models can't be measured beside real ones", "run them on their own")
+    synthetic = True in kinds
     runner: Runner = registry.load("runners", request.runner or ("synthetic" if synthetic else "llama_cpp"))
     if (why := runner.available()) is not None:
         raise MissingDependency(f"runner {runner.name}: {why}", runner.install)
@@ -179,7 +182,7 @@ def _workloads(request: Request) -> tuple[Workload, ...]:
     tests += [Workload(n_gen=request.n_chat, chat=True)] if request.n_chat else []
     if not tests:
         raise UsageError("nothing to measure", "give -p, -n or --chat a number above 0, or --mode accuracy")
-    return tuple(tests)
+    return tuple(dict.fromkeys(tests))  # a repeated number is one test
 
 
 def _performance_job(request: Request, runner: Runner, settings: Settings) -> Job:

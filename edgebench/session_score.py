@@ -8,8 +8,7 @@ from typing import Any
 from edgebench.core.errors import InvalidRun
 from edgebench.core.types import Status
 from edgebench.results.store import Store
-from edgebench.results.summary import summarise
-from edgebench.session_cell import Cell, Outcome, Watcher, engine_of, recorded, store_readings
+from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, store_readings
 from edgebench.session_child import Child
 from edgebench.session_plan import Plan
 from edgebench.suites.scoring import grade
@@ -19,7 +18,12 @@ def measure_accuracy(
     cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome
 ) -> None:
     """Every group the runs lack, run by run."""
-    todo = [(cell, missing) for cell in cells if (missing := _missing_groups(cell, store))]
+    todo = []
+    for cell in cells:
+        if missing := _missing_groups(cell, store):
+            todo.append((cell, missing))
+        else:
+            close(cell, store)
     if not todo:
         return
     n_steps = sum(len(cell.job.groups[i]) for cell, missing in todo for i in missing)
@@ -27,8 +31,7 @@ def measure_accuracy(
     for cell, missing in todo:
         with recorded(cell, store, watcher, outcome, set()):
             _score(cell, missing, plan, store, watcher)
-            store.set_status(cell.run_id, Status.COMPLETE)
-            summarise(store, cell.run_id)
+            close(cell, store)
 
 
 def _missing_groups(cell: Cell, store: Store) -> list[int]:
@@ -55,6 +58,8 @@ def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher
         for message in child.messages():
             if message["type"] == "loaded":
                 store.set_engine(cell.run_id, message["facts"])
+                at_s = time.time() - cell.started_unix_s
+                store.add_readings(cell.run_id, "load", "s", [(at_s, message["load_s"])])
                 continue
             store.add_answers(cell.run_id, _graded(message, cell))
             at_s = time.time() - cell.started_unix_s

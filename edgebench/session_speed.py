@@ -4,15 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgebench.core.types import Status
+from edgebench.core.types import NO_METER, Status
 from edgebench.results.store import Store
-from edgebench.results.summary import summarise
-from edgebench.session_cell import Cell, Outcome, Watcher, engine_of, recorded, store_readings
+from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, store_readings
 from edgebench.session_child import Child
 from edgebench.session_plan import Job, Plan, interleaved
-
-NO_METER = "no_meter"
-"""Why every energy figure is absent so far: this version reads no energy meter."""
 
 
 def measure_speed(
@@ -25,6 +21,10 @@ def measure_speed(
         for round_index, i in interleaved(len(cells), request.rounds)
     ]
     visits = [visit for visit in visits if visit[2]]
+    unfinished = {cell.run_id for cell, _, _ in visits}
+    for cell in cells:
+        if cell.run_id not in unfinished:
+            close(cell, store)
     if not visits:
         return
     n_steps = sum(len(repetitions) + 1 for _, _, missing in visits for _, repetitions in missing)
@@ -35,9 +35,8 @@ def measure_speed(
             continue
         with recorded(cell, store, watcher, outcome, failed):
             _visit(cell, round_index, missing, plan, store, watcher)
-            last = all(not _missing_trials(cell, r, plan, store) for r in range(request.rounds))
-            store.set_status(cell.run_id, Status.COMPLETE if last else Status.RUNNING)
-            summarise(store, cell.run_id)
+            if not any(_missing_trials(cell, r, plan, store) for r in range(request.rounds)):
+                close(cell, store)
 
 
 def _missing_trials(cell: Cell, round_index: int, plan: Plan, store: Store) -> list[tuple[int, list[int]]]:

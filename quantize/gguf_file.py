@@ -1,12 +1,14 @@
 """What is really inside a GGUF file, read back from the file itself."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgebench.core.errors import ModelError
-from edgebench.quantize.gguf_header import DamagedError, read_header
-from edgebench.quantize.levels import level_of, needs_super_blocks
+from edgebench.quantize.gguf_header import DamagedError, TensorInfo, read_header
+from edgebench.quantize.levels import SUPER_BLOCK, level_of, needs_super_blocks
 
 MAGIC = b"GGUF"
 
@@ -21,6 +23,7 @@ class Inspection:
     n_params: int
     bits_per_weight: float
     tensor_types: dict[str, int]
+    kv_bytes_per_token: int | None
     n_fallback: int
     """Layer tensors stored in another kind of type than the level's, because 256 does not divide a row."""
 
@@ -34,6 +37,11 @@ def inspect_gguf(path: Path) -> Inspection:
         raise ModelError(
             f"{path} is damaged or cut short: {error}", "fetch or convert the file again"
         ) from error
+    n_parts = header.fields.get("split.count", 1)
+    if isinstance(n_parts, int) and n_parts > 1:
+        raise ModelError(
+            f"{path} is one of {n_parts} parts of a split model", "join them: llama-gguf-split --merge"
+        )
     n_params = sum(tensor.n_elements for tensor in header.tensors)
     if not n_params:
         raise ModelError(f"{path} holds no tensors", "a vocabulary-only file can't be measured")
@@ -45,9 +53,8 @@ def inspect_gguf(path: Path) -> Inspection:
         n_params=n_params,
         bits_per_weight=8 * sum(tensor.size_bytes for tensor in header.tensors) / n_params,
         tensor_types=dict(Counter(tensor.kind for tensor in header.tensors).most_common()),
-        n_fallback=sum(t.name.startswith("blk.") and _is_plain_block(t.kind) for t in header.tensors)
-        if level and needs_super_blocks(level)
-        else 0,
+        kv_bytes_per_token=_kv_bytes_per_token(header.fields),
+        n_fallback=sum(_fell_back(t) for t in header.tensors) if level and needs_super_blocks(level) else 0,
     )
 
 
@@ -66,6 +73,26 @@ def check_magic(path: Path) -> None:
         raise ModelError(f"{path} is not a GGUF file (it begins with {head!r}, not b'GGUF')")
 
 
-def _is_plain_block(kind: str) -> bool:
-    """Whether a quantized type has blocks of 32, as Q4_0, Q5_1, Q8_0 and IQ4_NL do."""
-    return kind == "IQ4_NL" or (kind.startswith("Q") and kind[-2:] in ("_0", "_1"))
+def _fell_back(tensor: TensorInfo) -> bool:
+    """A layer's tensor in a type with blocks of 32 (Q4_0, IQ4_NL, …) because 256 does not divide its rows."""
+    plain = tensor.kind == "IQ4_NL" or (tensor.kind.startswith("Q") and tensor.kind[-2:] in ("_0", "_1"))
+    return plain and tensor.name.startswith("blk.") and tensor.n_per_row % SUPER_BLOCK != 0
+
+
+def _kv_bytes_per_token(fields: Mapping[str, Any]) -> int | None:
+    """2 (K and V) x layers x KV heads x head's width x 2 bytes; None when a number is missing."""
+    arch = fields.get("general.architecture")
+
+    def number(key: str) -> int | None:
+        value = fields.get(f"{arch}.{key}")
+        return value if isinstance(value, int) and value > 0 else None
+
+    n_layers, n_heads, width = (
+        number("block_count"),
+        number("attention.head_count"),
+        number("embedding_length"),
+    )
+    if n_layers is None or n_heads is None or width is None:
+        return None
+    n_kv = number("attention.head_count_kv") or n_heads
+    return 4 * n_layers * n_kv * (number("attention.key_length") or width // n_heads)

@@ -30,6 +30,7 @@ class TensorInfo:
     name: str
     kind: str
     """ggml's name of the type: `Q4_0`."""
+    n_per_row: int
     n_elements: int
     size_bytes: int
 
@@ -130,5 +131,9 @@ class _Cursor:
             raise DamagedError(f"tensor {name!r} has rows of {shape[0]}, not a multiple of {block}")
         n = math.prod(shape)
         return TensorInfo(
-            name=name, kind=kind.name, n_elements=n, size_bytes=n // block * block_bytes
+            name=name,
+            kind=kind.name,
+            n_per_row=shape[0],
+            n_elements=n,
+            size_bytes=n // block * block_bytes,
         ), offset

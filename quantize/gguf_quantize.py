@@ -12,7 +12,6 @@ from edgebench.core.lean import import_submodule
 from edgebench.core.paths import atomic_path, free_bytes
 from edgebench.quantize.levels import LEVELS, NEEDS_IMATRIX
 
-TOOL = "llama_model_quantize"
 _PROGRESS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
 

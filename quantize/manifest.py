@@ -6,17 +6,18 @@ Manifests live in the cache under the file's sha256, so a file is inspected once
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgebench.core.hashing import sha256_file
 from edgebench.core.paths import atomic_path, cache_part
-from edgebench.core.types import Artifact, Format, QuantSpec
+from edgebench.core.types import WHOLE_LEVELS, Artifact, Format, QuantSpec
 from edgebench.quantize.gguf_file import check_magic, inspect_gguf
 from edgebench.quantize.levels import LEVELS
 
-SCHEMA = 1
+SCHEMA = 2
 _LEVEL_SUFFIX = re.compile(
     r"[-._](?:" + "|".join(sorted(LEVELS, key=len, reverse=True)) + r")$", re.IGNORECASE
 )
@@ -41,8 +42,9 @@ def describe(
     stored = cache_part("manifests") / f"{sha256}.json"
     name = model or model_name(path)
     known = _known(stored, path)
-    if known and known.model == name and (parent is None or known.parent_sha256 == parent.sha256):
-        return known
+    if known and (parent is None or known.parent_sha256 == parent.sha256):
+        # A copy under another name keeps what is known of its bytes: where they came from above all.
+        return replace(known, model=name)
     facts = inspect_gguf(path)
     artifact = Artifact(
         sha256=sha256,
@@ -59,7 +61,8 @@ def describe(
         n_params=facts.n_params,
         family=facts.family,
         parent_sha256=parent.sha256 if parent else None,
-        parent_quant=parent.quant.name if parent else None,
+        parent_quant=_narrowest(parent) if parent else None,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
         source=source,
         license=license,
         tool=tool,
@@ -68,6 +71,12 @@ def describe(
     with atomic_path(stored) as partial:
         partial.write_text(json.dumps(manifest_of(artifact), indent=2) + "\n", encoding="utf-8")
     return artifact
+
+
+def _narrowest(parent: Artifact) -> str:
+    """The parent's level, or the one it was made from when the parent itself lost nothing more."""
+    whole = parent.quant.name in WHOLE_LEVELS
+    return parent.parent_quant if whole and parent.parent_quant else parent.quant.name
 
 
 def _known(stored: Path, path: Path) -> Artifact | None:
@@ -92,6 +101,7 @@ def manifest_of(artifact: Artifact) -> dict[str, Any]:
         "schema": SCHEMA,
         "sha256": artifact.sha256,
         "size_bytes": artifact.size_bytes,
+        "kv_bytes_per_token": artifact.kv_bytes_per_token,
         "model": artifact.model,
         "family": artifact.family,
         "n_params": artifact.n_params,
@@ -127,6 +137,7 @@ def artifact_from(manifest: Mapping[str, Any], path: Path) -> Artifact:
             n_fallback=manifest["n_fallback"],
         ),
         size_bytes=manifest["size_bytes"],
+        kv_bytes_per_token=manifest["kv_bytes_per_token"],
         n_params=manifest["n_params"],
         family=manifest["family"],
         parent_sha256=parent.get("sha256"),

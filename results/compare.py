@@ -12,8 +12,8 @@ from edgebench.core.stats import (
     paired_difference,
     ratio_of_medians,
 )
-from edgebench.core.types import Mode, Shape
-from edgebench.results.levels import LevelRow, level_rows
+from edgebench.core.types import Mode, Shape, Status
+from edgebench.results.levels import LevelRow, level_rows, refuse_mixed_schemes
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 from edgebench.results.summary import samples
@@ -30,7 +30,7 @@ _FLIPS = """
   FROM answer a JOIN answer b USING (question_id, repeat)
   WHERE a.run_id = ? AND b.run_id = ? AND repeat = 0"""
 
-_CONDITIONS = ("device_id", "environment_id", "runner", "runner_version", "seed")
+_CONDITIONS = ("evidence", "device_id", "environment_id", "runner", "runner_version", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,8 @@ class RunComparison:
     """Of performance runs."""
     verdict: str | None
     """Of accuracy runs; ratios have their own."""
+    medical: bool
+    """Their suite is a medical one."""
     differs: tuple[str, ...]
     """What else is not the same in these runs: `device_id`, `config.n_threads`, …"""
 
@@ -137,7 +139,7 @@ def by_quant(
             f"levels of {len(models)} models can't share a base: {', '.join(models)}", "name one: -m"
         )
     chosen = _base(rows, base)
-    _refuse_mixed_schemes(chosen, rows)
+    refuse_mixed_schemes(rows)
     flips = {row.artifact_id: _level_flips(store, chosen, row) for row in rows}
     corrected = holm({key: found.p for key, found in flips.items() if found})
     return Comparison(
@@ -151,6 +153,10 @@ def by_quant(
 def two_runs(store: Store, base: str, new: str) -> RunComparison:
     """Two runs by id, unique prefix or `latest`; both of accuracy or both of performance."""
     first, second = store.run(base), store.run(new)
+    for run in (first, second):
+        if run.status is not Status.COMPLETE:
+            why = f": {run.invalid_reason}" if run.invalid_reason else ""
+            raise UsageError(f"run {run.id} is {run.status}{why}", "only complete runs can be compared")
     if first.mode is not second.mode:
         raise UsageError(
             f"{first.id} measures {first.mode} and {second.id} {second.mode}", "compare two runs of one kind"
@@ -167,7 +173,8 @@ def two_runs(store: Store, base: str, new: str) -> RunComparison:
         new=second,
         flips=flips,
         ratios=ratios,
-        verdict=_verdict(flips, flips.p, noise=None) if flips else None,
+        verdict=_verdict(flips, flips.p, _noise_of(store, second)) if flips else None,
+        medical=bool(store.rows("SELECT 1 FROM suite WHERE id = ? AND medical", (first.suite_id,))),
         differs=_differences(first, second),
     )
 
@@ -196,6 +203,17 @@ def _level(
     )
 
 
+def _noise_of(store: Store, run: RunRow) -> Flips | None:
+    """A run's flips against the same file's newest run in the other shape, where there is one."""
+    same = ("artifact_id", "suite_id", "scorer")
+    for other in store.runs(mode=Mode.ACCURACY, status=Status.COMPLETE):
+        if any(getattr(other, name) != getattr(run, name) for name in same):
+            continue
+        if {other.shape, run.shape} == {Shape.GROUPED, Shape.ALONE}:
+            return _flips(store, run, other)
+    return None
+
+
 def _verdict(flips: Flips, p: float, noise: Flips | None) -> str:
     net = flips.n_won - flips.n_lost
     floor = noise.share if noise else 0.0
@@ -213,19 +231,6 @@ def _level_flips(store: Store, base: LevelRow, row: LevelRow) -> Flips | None:
 def _flips(store: Store, before: RunRow, after: RunRow) -> Flips | None:
     found = Flips(**store.rows(_FLIPS, (before.id, after.id))[0])
     return found if found.n else None
-
-
-def _refuse_mixed_schemes(base: LevelRow, rows: Sequence[LevelRow]) -> None:
-    if base.accuracy is None:
-        return
-    scheme = base.accuracy.scheme_sha256
-    others = [row for row in rows if row.accuracy and row.accuracy.scheme_sha256 != scheme]
-    if others:
-        named = ", ".join(f"{row.label} {_short(row.accuracy)}" for row in others)
-        raise UsageError(
-            f"questions were scored in other groups: {base.label} {_short(base.accuracy)}, but {named}",
-            "batch company moves answers: run these levels again together",
-        )
 
 
 def _refuse_other_questions(base: RunRow, new: RunRow) -> None:

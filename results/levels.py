@@ -36,6 +36,10 @@ class LevelRow:
     chat_test: str | None
     figures: Mapping[str, Estimate]
     """Metric name -> figure; what is not known has no entry."""
+    tests: Mapping[tuple[str, str], Estimate]
+    """(test, metric) -> every rate that was measured, the ones in `figures` among them."""
+    n_outliers: int
+    """Values outside Tukey's fences, over all tests."""
     n_fallback: int
     """Tensors that are not of a type the level's name promises, because of their shape."""
     n_flagged: int
@@ -95,9 +99,25 @@ def level_rows(
     return _rows(store, [one for one in chosen.values() if one.performance or one.accuracy])
 
 
+def refuse_mixed_schemes(rows: Sequence[LevelRow]) -> None:
+    """UsageError when the questions of these levels were not scored in the same groups and batches."""
+    scored = [(row.label, row.accuracy.scheme_sha256 or "none") for row in rows if row.accuracy]
+    if len({scheme for _, scheme in scored}) > 1:
+        named = ", ".join(f"{label} (scheme {scheme[:8]})" for label, scheme in scored)
+        raise UsageError(
+            f"questions were scored in different groups or batches: {named}",
+            "batch company moves answers: run these levels again together",
+        )
+
+
 def settings_that_differ(rows: Iterable[LevelRow]) -> list[str]:
     """Names of settings in which the performance runs of these rows differ: they make no fair table."""
-    configs = [row.performance.config for row in rows if row.performance]
+    runs = [row.performance for row in rows if row.performance]
+    configs = [
+        {**run.config, **run.config.get("settings", {}), "environment": run.environment_id} for run in runs
+    ]
+    for config in configs:
+        config.pop("settings", None)
     names = sorted(set().union(*configs))
     return [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
 
@@ -142,7 +162,9 @@ def _rows(store: Store, chosen: Sequence[_Runs]) -> list[LevelRow]:
         for metric in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s")
     }
     medical = {row["id"] for row in store.rows("SELECT id FROM suite WHERE medical")}
-    rows = [_level(one, summaries, tests, medical) for one in chosen]
+    sql = "SELECT run_id, sum(value) AS n FROM summary WHERE statistic = 'n_outliers' GROUP BY run_id"
+    n_outliers = {row["run_id"]: int(row["n"]) for row in store.rows(sql)}
+    rows = [_level(one, summaries, tests, medical, n_outliers) for one in chosen]
     rows.sort(key=lambda row: (row.model, -_bits(row), row.label))
     return _told_apart(rows)
 
@@ -152,6 +174,7 @@ def _level(
     summaries: Mapping[str, Summaries],
     tests: Mapping[str, str | None],
     medical: Container[str | None],
+    n_outliers: Mapping[str, int],
 ) -> LevelRow:
     run = one.performance or one.accuracy
     if run is None:
@@ -184,6 +207,8 @@ def _level(
         decode_test=tests["decode_tokens_per_s"],
         chat_test=chat,
         figures={name: figure for name, figure in found.items() if figure is not None},
+        tests={key: figure for key, figure in speed.items() if key[1].endswith("_tokens_per_s")},
+        n_outliers=n_outliers.get(one.performance.id, 0) if one.performance else 0,
         n_fallback=run.n_fallback,
         n_flagged=int(flagged.value) if flagged else 0,
         performance=one.performance,

@@ -7,7 +7,7 @@ from typing import Literal
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.stats import Estimate
 from edgebench.core.types import Evidence
-from edgebench.results.levels import LevelRow
+from edgebench.results.levels import LevelRow, refuse_mixed_schemes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,8 @@ def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bo
     placed: list[tuple[LevelRow, Estimate, Estimate, bool]] = []
     left_out = []
     rows = list(rows)
+    if "acc" in (x.name, y.name):
+        refuse_mixed_schemes(rows)
     for axis in (x, y):
         if not any(axis.read(row) for row in rows):
             raise UsageError(f"no run in this database has {axis.title.lower()}", axis.made_by)

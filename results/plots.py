@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebench.core.errors import UsageError
+from edgebench.core.types import MEDICAL_NOTE
 from edgebench.results.labels import Box, place_labels
 from edgebench.results.pareto import Metric, Point
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 SUFFIXES = (".png", ".svg", ".pdf")
-MEDICAL_NOTE = "Exam-style accuracy, not clinical safety; not a medical device."
 DPI = 160
 
 # Okabe and Ito's colours: told apart with every kind of colour vision, and in grey.

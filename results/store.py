@@ -84,6 +84,12 @@ class Store:
     def add_suite(self, suite: Suite) -> None:
         """Record a suite and, of its questions, everything but the text."""
         with self._write() as connection:
+            sql = "SELECT sha256 FROM suite WHERE id = ?"
+            stored = connection.execute(sql, (suite.id,)).fetchone()
+            if stored is not None and stored["sha256"] != suite.sha256:
+                raise UsageError(
+                    f"suite {suite.id} stands in {self.path} with other questions", "raise its version"
+                )
             _insert(connection, "suite", suite_row(suite), keep=True)
             for row in question_rows(suite):
                 _insert(connection, "question", row, keep=True)

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from edgebench.core.cpu import cpu_flags
 from edgebench.core.errors import EdgebenchError, MissingDependency
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, exclusive
@@ -35,7 +36,6 @@ from edgebench.runners.llama_source import (
     pip_reason,
 )
 
-CPUINFO = Path("/proc/cpuinfo")
 Progress = Callable[[int, int], None]
 """Told how many of how many build steps are done."""
 
@@ -80,18 +80,9 @@ def pinned_version() -> str:
 
 def wheel_key(version: str) -> str:
     """Names a build: the same key means that a wheel made there runs here."""
-    build = [version, cpu_flags(), os.environ.get("CMAKE_ARGS", ""), sysconfig.get_platform()]
+    cpu = " ".join(cpu_flags()) or platform.processor()
+    build = [version, cpu, os.environ.get("CMAKE_ARGS", ""), sysconfig.get_platform()]
     return sha256_json(build)[:16]
-
-
-def cpu_flags() -> str:
-    """The instruction sets of this CPU, sorted; where no file tells them, the processor's name."""
-    if CPUINFO.exists():
-        for line in CPUINFO.read_text(errors="replace").splitlines():
-            name, _, flags = line.partition(":")
-            if name.strip() in {"flags", "Features"}:  # as x86 and ARM call them
-                return " ".join(sorted(flags.split()))
-    return platform.processor()
 
 
 def build_step(line: str) -> tuple[int, int] | None:

@@ -114,6 +114,7 @@ class LlamaSession:
             "n_vocab": self.n_vocab,
             "n_ctx_train": self.n_ctx_train,
             "add_bos": bool(add_bos),
+            "chat_template": self.chat_prompt("?")[1],
         }
 
     def __enter__(self) -> Self:

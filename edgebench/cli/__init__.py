@@ -57,8 +57,11 @@ def main() -> NoReturn:
     except EdgebenchError as error:
         _tell(error)
         sys.exit(error.exit_code)
-    except click.Abort:
-        _interrupted()
+    except click.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            _interrupted()
+        click.echo("nothing was done", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         _interrupted()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -69,9 +72,9 @@ def main() -> NoReturn:
         hint = f"{where.command_path} --help" if where else None
         _tell(UsageError(error.format_message(), hint))
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away: nothing to tell
-        sys.exit(0)
+    except OSError as error:
+        _tell(EdgebenchError(f"{error.filename or 'system'}: {error.strerror or error}"))
+        sys.exit(EdgebenchError.exit_code)
     sys.exit(0)
 
 
@@ -86,5 +89,7 @@ def _tell(error: EdgebenchError) -> None:
 
 
 def _interrupted() -> NoReturn:
-    click.echo("interrupted: what was measured is stored; the same command goes on from there", err=True)
+    measuring = bool({"run", "sweep"} & set(sys.argv))
+    rest = ": what was measured is stored; the same command goes on from there" if measuring else ""
+    click.echo(f"interrupted{rest}", err=True)
     sys.exit(EXIT_INTERRUPTED)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from edgebench.cli.levels import difference, emit_levels, warn_of_settings
-from edgebench.cli.measure import db_option
+from edgebench.cli.measure import db_option, with_options
 from edgebench.cli.output import Column, emit, examples, output_option, remark
 from edgebench.core.errors import UsageError
+from edgebench.core.types import MEDICAL_NOTE
 from edgebench.core.units import interval, significant
 
 filters = [
@@ -23,12 +24,6 @@ filters = [
 ]
 
 
-def _filtered(function: Any) -> Any:
-    for option in reversed(filters):
-        function = option(function)
-    return function
-
-
 @click.command(
     epilog=examples(
         "edgebench compare --by quant",
@@ -39,7 +34,7 @@ def _filtered(function: Any) -> Any:
 @click.argument("runs", nargs=-1)
 @click.option("--by", type=click.Choice(["quant"]), help="Every level of a model against the widest one.")
 @click.option("--base", help="The level to compare with.  [default: most bits per weight]")
-@_filtered
+@with_options(filters)
 @db_option
 @output_option
 def compare(
@@ -63,7 +58,7 @@ def compare(
         if by == "quant":
             device = _device_id(device)
             levels = by_quant(store, device=device, model=model, suite=suite, scorer=scorer, base=base).levels
-            emit_levels(levels, output)
+            emit_levels([levels], output)
         else:
             _emit_pair(two_runs(store, *runs), output)
 
@@ -97,6 +92,8 @@ def _emit_pair(pair: Any, output: str) -> None:
             Column("verdict", "verdict"),
         ]
         emit(rows, columns, output, f"{pair.base.label} → {pair.new.label}")
+        if pair.medical:
+            remark(MEDICAL_NOTE)
         return
     columns = [
         Column("test", "test"),
@@ -127,7 +124,7 @@ def _ratio(estimate: dict[str, Any]) -> str:
 @click.option("--y", "y_name", required=True, help="A metric: acc, prefill_tokens_per_s, …")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A picture: PNG, SVG or PDF.")
 @click.option("--allow-synthetic", is_flag=True, help="Let figures that were not measured rank.")
-@_filtered
+@with_options(filters)
 @db_option
 @output_option
 def pareto(
@@ -176,6 +173,8 @@ def pareto(
     ]
     emit(points, columns, output, f"{y.title} against {x.title.lower()}")
     warn_of_settings(rows)
+    if any(row.medical for row in rows) and "acc" in (x.name, y.name):
+        remark(MEDICAL_NOTE)
     for label, why in found.left_out:
         remark(f"left out: {label} ({why})")
     if out is not None:

@@ -2,67 +2,93 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from edgebench.cli.output import Column, emit, remark
-from edgebench.core.units import data_size, interval, share, significant
+from edgebench.core.errors import UsageError
+from edgebench.core.types import MEDICAL_NOTE, NO_METER
+from edgebench.core.units import ABSENT, data_size, interval, share, significant
 
-MEDICAL_NOTE = "exam-style accuracy, not clinical safety; not a medical device"
+
+def show_runs(store: Any, run_ids: Sequence[Sequence[str]], output: str) -> None:
+    """What a command measured: a table for each plan and suite, or all their rows as data.
+
+    Never fails for what can't be compared: the runs are stored, and that is said instead.
+    """
+    tables: list[Sequence[Any]] = []
+    for ids in run_ids:
+        try:
+            tables += _tables(store, ids)
+        except UsageError as error:
+            remark(f"no table: {error.message}")
+    if tables:
+        emit_levels(tables, output)
+    elif output == "table":
+        remark("nothing complete to show yet")
+    else:
+        emit([], [], output)
 
 
-def show_levels(store: Any, run_ids: Sequence[str], output: str) -> None:
-    """The table after a run: every level just measured, and how it compares with the widest one."""
+def _tables(store: Any, ids: Sequence[str]) -> list[Sequence[Any]]:
+    """The comparisons of one plan: each model by each suite it was asked; speeds stand in each."""
     from edgebench.results.compare import by_quant
-    from edgebench.results.levels import level_rows
 
-    rows = level_rows(store, only=run_ids)
-    if not rows:
-        if output == "table":
-            remark("nothing complete to show yet")
-        else:
-            emit([], [], output)
-        return
-    comparisons: list[Any] = []
-    for model in dict.fromkeys(row.model for row in rows):
-        comparisons += by_quant(store, model=model, only=run_ids).levels
-    emit_levels(comparisons, output)
+    runs = [run for run in store.runs() if run.id in ids and run.status == "complete"]
+    speed = {run.id for run in runs if run.suite_id is None}
+    asked = list(dict.fromkeys((run.suite_id, run.scorer) for run in reversed(runs) if run.suite_id))
+    tables: list[Sequence[Any]] = []
+    for model in dict.fromkeys(run.model for run in reversed(runs)):
+        for suite in asked or [(None, None)]:
+            only = speed | {run.id for run in runs if (run.suite_id, run.scorer) == suite}
+            tables.append(by_quant(store, model=model, only=only).levels)
+    return tables
 
 
-def emit_levels(levels: Sequence[Any], output: str) -> None:
-    """Print the table, with what its columns mean on stderr."""
-    shown = [_level_dict(level) for level in levels]
-    first = levels[0].row
-    titles = {
-        "prefill_tokens_per_s": first.prefill_test or "pp",
-        "decode_tokens_per_s": first.decode_test or "tg",
-    }
+def emit_levels(tables: Sequence[Sequence[Any]], output: str) -> None:
+    """Print tables of levels, with what their columns mean on stderr."""
+    if output in ("json", "jsonl", "csv"):
+        emit([_level_dict(level) for levels in tables for level in levels], [], output)
+    for levels in tables:
+        warn_of_settings([level.row for level in levels])
+        if output in ("table", "md"):
+            shown = [_level_dict(level) for level in levels]
+            emit(shown, _columns(shown), output, _title(levels[0].row))
+    if output in ("table", "md"):
+        _legend([level for levels in tables for level in levels])
+
+
+def _title(row: Any) -> str:
+    return f"{row.model} on {row.device_id}" + (f", {row.suite_id} by {row.scorer}" if row.suite_id else "")
+
+
+def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
+    """The columns these rows have something in; every rate that was measured has one."""
+    tests = dict.fromkeys(test["test"] for row in shown for test in row["tests"])
+    n_asked = {row["acc"]["n"] for row in shown if row["acc"]}
     columns = [
-        *([Column("model", "model")] if len({row["model"] for row in shown}) > 1 else []),
         Column("level", "level"),
         Column("size_bytes", "size", data_size, right=True),
         Column("bits_per_weight", "bits/w", significant, right=True),
-        *(_rate_column(key, f"{title} t/s") for key, title in titles.items()),
+        *(Column("tests", f"{test} t/s", partial(_rate, test), right=True) for test in tests),
         Column("ttft_s", "TTFT", _with_interval_s, right=True),
         Column("peak_rss_bytes", "peak memory", _value_size, right=True),
-        Column("acc", "acc [95 %]", _accuracy, right=True),
+        Column("acc", "acc [95 %]", _accuracy_with_n if len(n_asked) > 1 else _accuracy, right=True),
         Column("flips", "flips lost/won", _flips, right=True),
         Column("p_holm", "p", significant, right=True),
         Column("noise_floor", "noise floor", _noise, right=True),
         Column("verdict", "verdict"),
-        *([Column("n_flagged", "noisy", right=True)] if any(row["n_flagged"] for row in shown) else []),
+        Column("n_flagged", "noisy", right=True),
+        Column("n_outliers", "outliers", right=True),
     ]
-    used = [
-        c
-        for c in columns
-        if c.key in ("level", "verdict") or any(row.get(c.key) is not None for row in shown)
-    ]
-    title = f"{first.model} on {first.device_id}" + (
-        f", {first.suite_id} by {first.scorer}" if first.suite_id else ""
-    )
-    emit(shown, used, output, title)
-    warn_of_settings([level.row for level in levels])
-    if output == "table":
-        _legend(shown, levels)
+    return [column for column in columns if any(row[column.key] for row in shown)]
+
+
+def _rate(test: str, rates: Sequence[dict[str, Any]]) -> str:
+    for rate in rates:
+        if rate["test"] == test:
+            return f"{significant(rate['value'])} {interval(rate['ci_low'], rate['ci_high'])}"
+    return ABSENT
 
 
 def warn_of_settings(rows: Sequence[Any]) -> None:
@@ -75,23 +101,25 @@ def warn_of_settings(rows: Sequence[Any]) -> None:
         )
 
 
-def _legend(shown: Sequence[dict[str, Any]], levels: Sequence[Any]) -> None:
-    remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter.")
-    if any(row["flips"] for row in shown):
+def _legend(levels: Sequence[Any]) -> None:
+    rows = [level.row for level in levels]
+    remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
+    if any(level.flips for level in levels):
         remark("flips: right before, wrong now / the reverse; p: exact McNemar, Holm over the table")
-    if any(row["noise_floor"] for row in shown):
+    if any(level.noise for level in levels):
         remark("noise floor: flips of the file against itself when each question is scored alone")
-    for row in shown:
-        if row["n_fallback"]:
-            remark(
-                f"{row['level']}: not what its name says: 256 does not divide the rows of"
-                f" {row['n_fallback']} tensors, and llama.cpp gave them other types"
-            )
-    if any(row["n_flagged"] for row in shown):
+    for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):
+        remark(
+            f"{label}: not what its name says: 256 does not divide the rows of {n_fallback} tensors,"
+            " and llama.cpp gave them other types"
+        )
+    if any(row.n_flagged for row in rows):
         remark("noisy: repetitions disturbed by other programs or an unsteady host; quieten it and run again")
-    if any(level.row.medical for level in levels):
+    if any(row.n_outliers for row in rows):
+        remark("outliers: repetitions outside 1.5 interquartile ranges; counted, never dropped")
+    if any(row.medical for row in rows):
         remark(MEDICAL_NOTE)
-    if any(row["evidence"] != "measured" for row in shown):
+    if any(row.evidence != "measured" for row in rows):
         remark("some figures are not measured (see evidence in -o json); they never rank")
 
 
@@ -114,14 +142,20 @@ def _level_dict(level: Any) -> dict[str, Any]:
         },
         **{key: figures.get(key) for key in ("peak_rss_bytes", "load_s", "acc")},
         "energy_j_per_token": None,
-        "energy_reason": "no_meter",
+        "energy_reason": NO_METER,
         "flips": None
         if level.flips is None
         else {**asdict(level.flips), "difference": difference(level.flips)},
         "p_holm": level.p_holm,
         "noise_floor": None if level.noise is None else asdict(level.noise),
+        "noise_floor_reason": level.noise_reason,
         "verdict": level.verdict,
+        "tests": [
+            {"test": test, "metric": metric, **asdict(estimate)}
+            for (test, metric), estimate in sorted(row.tests.items(), key=_pp_before_tg)
+        ],
         "n_flagged": row.n_flagged,
+        "n_outliers": row.n_outliers,
         "n_fallback": row.n_fallback,
         "prefill_test": row.prefill_test,
         "decode_test": row.decode_test,
@@ -143,10 +177,10 @@ def difference(flips: Any) -> dict[str, Any] | None:
     return None if flips.difference is None else asdict(flips.difference)
 
 
-def _rate_column(key: str, title: str) -> Column:
-    return Column(
-        key, title, lambda e: f"{significant(e['value'])} {interval(e['ci_low'], e['ci_high'])}", right=True
-    )
+def _pp_before_tg(item: tuple[tuple[str, str], Any]) -> tuple[bool, int, str]:
+    """pp before tg, short tests before long ones: pp128, pp512, tg128."""
+    (test, metric), _ = item
+    return metric != "prefill_tokens_per_s", len(test), test
 
 
 def _with_interval_s(estimate: dict[str, Any]) -> str:
@@ -161,6 +195,10 @@ def _value_size(estimate: dict[str, Any]) -> str:
 
 def _accuracy(estimate: dict[str, Any]) -> str:
     return f"{share(estimate['value'])} [{share(estimate['ci_low'])}, {share(estimate['ci_high'])}]"
+
+
+def _accuracy_with_n(estimate: dict[str, Any]) -> str:
+    return f"{_accuracy(estimate)} n={estimate['n']}"
 
 
 def _flips(flips: dict[str, Any]) -> str:

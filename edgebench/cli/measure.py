@@ -214,7 +214,6 @@ def run(db: Path, busy_timeout: float, dry_run: bool, output: str, **options: An
 @click.command(
     epilog="""\b
 A plan is a TOML file of run's long flags; [matrix] holds lists, and every combination is run:
-
   model = "smollm2-135m"
   quant = ["q8_0", "q4_0"]
   mode = "performance"
@@ -240,7 +239,8 @@ def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run
     from edgebench.session_plan import make_plan
     from edgebench.session_sweep import read_sweep
 
-    spelled = option_names(run)
+    own = ("db", "busy_timeout", "dry_run", "output")  # a sweep's, not a combination's
+    spelled = {key: name for key, name in option_names(run).items() if name not in own}
     plans = []
     for number, combination in enumerate(read_sweep(plan), start=1):
         if unknown := [key for key in combination if key not in spelled]:
@@ -250,9 +250,7 @@ def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run
         # click's own parsing, so that a plan means what the same flags would mean.
         flags = [as_flag(key, value) for key, value in combination.items()]
         with run.make_context("run", flags, parent=ctx.parent) as made:
-            options = dict(made.params)
-        for own in ("db", "busy_timeout", "dry_run", "output"):
-            options.pop(own)
+            options = {name: value for name, value in made.params.items() if name not in own}
         remark(f"combination {number}: " + ", ".join(f"{k}={v}" for k, v in combination.items()))
         plans.append(make_plan(make_request(options)))
     if dry_run:
@@ -327,7 +325,7 @@ def _show_plan(plans: list[Any], db: Path, output: str) -> None:
 def _measure(plans: list[Any], db: Path, busy_timeout: float, output: str) -> None:
     import signal
 
-    from edgebench.cli.levels import show_levels
+    from edgebench.cli.levels import show_runs
     from edgebench.results.store import Store
     from edgebench.session import execute_all
 
@@ -338,5 +336,5 @@ def _measure(plans: list[Any], db: Path, busy_timeout: float, output: str) -> No
     with Store.open(db, busy_timeout_s=busy_timeout) as store:
         with Progress() as progress:
             outcome = execute_all(plans, store, progress)
-        show_levels(store, outcome.run_ids, output)
+        show_runs(store, outcome.run_ids, output)
     outcome.raise_if_bad()

@@ -8,6 +8,7 @@ import click
 
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.core.types import MEDICAL_NOTE
 from edgebench.core.units import data_size, duration, share, significant
 
 
@@ -59,6 +60,7 @@ def runs_show(run: str, db: Path, output: str) -> None:
     with Store.open_readonly(db) as store:
         row = store.run(run)
         found = figures(store, row.id)
+        medical = bool(store.rows("SELECT 1 FROM suite WHERE id = ? AND medical", (row.suite_id,)))
     if output in ("json", "jsonl", "csv"):  # one thing to parse
         emit_one({**_run_row(row), **_details(row), "figures": found}, output)
         return
@@ -73,6 +75,8 @@ def runs_show(run: str, db: Path, output: str) -> None:
     ]
     shown = [{**f, "shown": _figure(f["metric"], f["value"]), "interval": _interval(f)} for f in found]
     emit(shown, columns, output, "figures")
+    if medical:
+        remark(MEDICAL_NOTE)
 
 
 @runs.command("rm")

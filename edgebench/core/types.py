@@ -90,9 +90,11 @@ class Artifact:
     size_bytes: int
     n_params: int | None = None
     family: str | None = None
+    kv_bytes_per_token: int | None = None
+    """What a token takes in an f16 cache; None where the file does not tell."""
     parent_sha256: str | None = None
     parent_quant: str | None = None
-    """The level this file was made from, when it was re-quantized: `q4_1`."""
+    """The narrowest level on the way to this file: `q4_1`, also through an f16 made from it."""
     source: str = "file"
     license: str | None = None
     tool: str = "none"
@@ -104,9 +106,19 @@ class Artifact:
         return level_label(self.quant.name, self.parent_quant)
 
 
+WHOLE_LEVELS = frozenset({"f32", "f16", "bf16"})
+"""Levels that keep what their parent had."""
+
+MEDICAL_NOTE = "exam-style accuracy, not clinical safety; not a medical device"
+"""What stands under everything that shows the accuracy of a medical suite."""
+
+NO_METER = "no_meter"
+"""Why every energy figure is absent so far: this version reads no energy meter."""
+
+
 def level_label(quant: str, parent_quant: str | None) -> str:
     """`q8_0`, or `q8_0 (from q4_1)` when the parent's weights had been quantized before."""
-    whole = parent_quant in (None, "f32", "f16", "bf16")
+    whole = parent_quant is None or parent_quant in WHOLE_LEVELS
     return quant if whole else f"{quant} (from {parent_quant})"
 
 

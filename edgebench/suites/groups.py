@@ -11,25 +11,26 @@ from edgebench.core.hashing import sha256_text
 from edgebench.core.types import Question, Suite
 
 GROUP_SIZE = 8
-"""Questions to a group: few enough for a fine `--limit`, enough to share a subject's preamble."""
+"""Questions to a group: few enough for a fine `--limit`, enough to share the prompt's beginning."""
 
 
 def ordered_groups(suite: Suite) -> list[tuple[Question, ...]]:
-    """All questions in groups of one subject, in an order that is stratified at every length.
+    """All questions in groups, in an order that is stratified at every length.
 
-    Questions of a subject are shuffled by hash; the groups of all subjects are then dealt so that any
-    beginning of the list holds each subject in proportion to its size.
+    Questions of a subject are shuffled by hash, then all subjects are dealt together, so that any
+    beginning of the order holds each subject in proportion to its size, give or take one question.
     """
     subjects: dict[str, list[Question]] = {}
     for question in suite.questions:
         subjects.setdefault(question.subject, []).append(question)
-    dealt: list[tuple[float, str, tuple[Question, ...]]] = []
+    dealt: list[tuple[float, str, Question]] = []
     for subject, questions in subjects.items():
-        questions = sorted(questions, key=lambda q: sha256_text(f"{suite.seed}:{q.id}"))
-        groups = [tuple(questions[i : i + GROUP_SIZE]) for i in range(0, len(questions), GROUP_SIZE)]
+        # A phase of its own keeps subjects of one size from coming round in lockstep.
         phase = int(sha256_text(f"{suite.seed}:{subject}")[:8], 16) / 2**32
-        dealt += [((i + phase) / len(groups), subject, group) for i, group in enumerate(groups)]
-    return [group for _, _, group in sorted(dealt, key=lambda item: item[:2])]
+        shuffled = sorted(questions, key=lambda q: sha256_text(f"{suite.seed}:{q.id}"))
+        dealt += [((i + phase) / len(shuffled), subject, q) for i, q in enumerate(shuffled)]
+    order = [question for _, _, question in sorted(dealt, key=lambda item: item[:2])]
+    return [tuple(order[i : i + GROUP_SIZE]) for i in range(0, len(order), GROUP_SIZE)]
 
 
 def limited(groups: Sequence[tuple[Question, ...]], limit: int | None) -> list[tuple[Question, ...]]:

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
+from edgebench.core import cpu
 from edgebench.core.errors import UsageError
 from edgebench.core.hashing import sha256_json
 from edgebench.devices import local, profiles
@@ -13,9 +16,16 @@ from edgebench.devices.local import default_threads, local_device, local_environ
 from edgebench.devices.profiles import find_profile, profile_names
 
 
-def told(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
-    """The system has these files and no others."""
-    monkeypatch.setattr(local, "_lines", lambda path: files.get(path, "").splitlines())
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """`told(cpuinfo, {path: text})`: the system has these files and no others."""
+
+    def tell(cpuinfo: str, files: Mapping[str, str] | None = None) -> None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(local, "_lines", lambda path: (files or {}).get(path, "").splitlines())
+
+    return tell
 
 
 def test_device_is_named_by_its_hardware() -> None:
@@ -29,37 +39,35 @@ def test_device_is_named_by_its_hardware() -> None:
     json.dumps(dict(device.facts), allow_nan=False)
 
 
-def test_id_leaves_out_what_varies_in_a_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    told(
-        monkeypatch, {"/proc/cpuinfo": "model name\t: Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz\nflags : b a"}
-    )
+def test_id_leaves_out_what_varies_in_a_processors_name(told: Callable[..., None]) -> None:
+    told("model name\t: Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz\nflags : b a")
     device = local_device()
     assert device.id.startswith("intel-core-i7-8550u-")
     assert device.soc == "Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz"
     assert device.facts["cpu_flags"] == ["a", "b"]
 
 
-def test_arm_computers_tell_it_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    told(monkeypatch, {"/proc/cpuinfo": "Features : fp asimd\nHardware\t: BCM2711"})
+def test_arm_computers_tell_it_in_other_words(told: Callable[..., None]) -> None:
+    told("Features : fp asimd\nHardware\t: BCM2711")
     assert local.cpu_name() == "BCM2711"
-    assert local.cpu_flags() == ["asimd", "fp"]
+    assert cpu.cpu_flags() == ["asimd", "fp"]
 
 
-def test_what_cannot_be_read_stays_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    told(monkeypatch, {})
+def test_what_cannot_be_read_stays_none(told: Callable[..., None]) -> None:
+    told("")
     environment = local_environment()
     assert environment.governor is None
     assert environment.facts["transparent_hugepages"] is None
     assert environment.facts["virtual_machine"] is False
     assert environment.cpu
-    assert local.cpu_flags() == []
+    assert cpu.cpu_flags() == []
 
 
-def test_environment_is_named_by_its_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_named_by_its_facts(told: Callable[..., None]) -> None:
     first = local_environment()
     assert first == local_environment()
     assert first.id == sha256_json(first.facts)[:16]
-    told(monkeypatch, {"/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
+    told("", {"/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
     other = local_environment()
     assert other.governor == "powersave"
     assert other.id != first.id

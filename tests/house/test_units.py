@@ -14,7 +14,19 @@ import pytest
 from edgebench.results.store import Store
 
 UNITS = (
-    *("_s", "_ns", "_j", "_w", "_c", "_hz", "_bytes", "_tokens_per_s", "_j_per_token", "_index"),
+    *(
+        "_s",
+        "_ns",
+        "_j",
+        "_w",
+        "_c",
+        "_hz",
+        "_bytes",
+        "_bytes_per_token",
+        "_tokens_per_s",
+        "_j_per_token",
+        "_index",
+    ),
     *("_rate", "_share", "_acc", "_id"),
 )
 COUNTED = re.compile(r"n_\w+")

@@ -25,12 +25,18 @@ WriteGguf = Callable[..., Path]
 def write_gguf(tmp_path: Path) -> WriteGguf:
     """`write_gguf("q2_k")`: the path of a file that says it is of that level."""
 
-    def write(level: str = "Q2_K", name: str = "tiny.gguf", tensors: bool = True) -> Path:
+    def write(level: str = "Q2_K", name: str = "tiny.gguf", tensors: bool = True, n_parts: int = 1) -> Path:
         rng = np.random.default_rng(7)
         path = tmp_path / name
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{level.upper()}"])
         writer.add_name("a tiny one")
+        writer.add_uint16("split.count", n_parts)
+        writer.add_block_count(3)
+        writer.add_embedding_length(64)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_key_length(16)
         writer.add_token_list(["<s>", "a", "b"])
         writer.add_array("tokenizer.ggml.scores", [0.5, 1.0, 2.0])
         for tensor, (kind, shape) in (TINY if tensors else {}).items():

@@ -68,6 +68,29 @@ def test_every_type_ggml_has_can_be_read() -> None:
     assert set(gguf.GGML_QUANT_SIZES) == set(gguf.GGMLQuantizationType)
 
 
+def test_cache_of_a_token_follows_from_the_metadata(write_gguf: WriteGguf) -> None:
+    assert inspect_gguf(write_gguf()).kv_bytes_per_token == 2 * 3 * 2 * 16 * 2  # layers, KV heads, width
+
+
+@pytest.mark.parametrize("key", ["block_count", "attention.head_count", "embedding_length"])
+@pytest.mark.parametrize(("code", "value"), [("f", 30.0), ("i", -30)])
+def test_cache_of_a_token_is_unknown_when_a_number_makes_no_sense(
+    write_gguf: WriteGguf, key: str, code: str, value: float
+) -> None:
+    path = write_gguf()
+    data = bytearray(path.read_bytes())
+    full = f"llama.{key}".encode()
+    at = data.index(struct.pack("<Q", len(full)) + full) + 8 + len(full)
+    struct.pack_into(f"<I{code}", data, at, {"i": 5, "f": 6}[code], value)  # of four bytes, as before
+    path.write_bytes(data)
+    assert inspect_gguf(path).kv_bytes_per_token is None
+
+
+@pytest.mark.engine
+def test_cache_of_a_token_of_the_embedded_model(smollm2: Path) -> None:
+    assert inspect_gguf(smollm2).kv_bytes_per_token == 2 * 30 * 3 * 64 * 2
+
+
 # Damage -----------------------------------------------------------------------------------------
 
 
@@ -147,6 +170,10 @@ def test_other_versions_are_refused(tiny: Path, version: int) -> None:
     struct.pack_into("<I", data, 4, version)
     tiny.write_bytes(data)
     assert f"GGUF version {version}" in refused(tiny)
+
+
+def test_part_of_a_split_model_is_refused(write_gguf: WriteGguf) -> None:
+    assert "is one of 3 parts of a split model" in refused(write_gguf(n_parts=3))
 
 
 def test_file_of_a_vocabulary_alone_is_refused(write_gguf: WriteGguf) -> None:

@@ -76,6 +76,21 @@ def test_child_names_its_parent_and_keeps_it(write_gguf: WriteGguf) -> None:
     assert manifest_of(child)["derived_from"] == {"sha256": parent.sha256, "level": "q4_1"}
 
 
+def test_copy_under_another_name_keeps_what_is_known_of_its_bytes(write_gguf: WriteGguf) -> None:
+    parent = describe(write_gguf("Q4_1", "tiny-q4_1.gguf"))
+    path = write_gguf("Q2_K", "tiny-q2_k.gguf")
+    child = describe(path, model="tiny", parent=parent)
+    copy = describe(path.rename(path.with_name("other.gguf")))
+    assert (copy.model, copy.label, copy.sha256) == ("other", child.label, child.sha256)
+
+
+def test_narrowest_level_on_the_way_is_remembered(write_gguf: WriteGguf) -> None:
+    first = describe(write_gguf("Q4_1", "tiny-q4_1.gguf"))
+    wide = describe(write_gguf("F16", "tiny-f16.gguf"), parent=first)
+    assert wide.label == "f16 (from q4_1)"
+    assert describe(write_gguf("Q8_0", "tiny-q8_0.gguf"), parent=wide).label == "q8_0 (from q4_1)"
+
+
 @pytest.mark.parametrize(
     ("parent_quant", "label"),
     [

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from edgebench.core.errors import UsageError
 from edgebench.core.stats import Estimate
-from edgebench.core.types import Evidence
+from edgebench.core.types import MEDICAL_NOTE, Evidence
 from edgebench.results.labels import place_labels
 from edgebench.results.levels import LevelRow, level_rows
 from edgebench.results.pareto import METRICS, Metric, front, metric
-from edgebench.results.plots import MEDICAL_NOTE, describe, pareto_picture
+from edgebench.results.plots import describe, pareto_picture
 
 FEW = st.integers(min_value=0, max_value=6).map(float)
 

@@ -207,7 +207,7 @@ def test_key_changes_with_everything_a_native_build_depends_on(
 ) -> None:
     def key(flags: str, version: str = VERSION, cmake_args: str = "") -> str:
         (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
-        monkeypatch.setattr(engine_build, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("edgebench.core.cpu.CPUINFO", tmp_path / "cpuinfo")
         monkeypatch.setenv("CMAKE_ARGS", cmake_args)
         return wheel_key(version)
 
@@ -223,9 +223,11 @@ def test_key_changes_with_everything_a_native_build_depends_on(
 
 
 def test_key_needs_no_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_build, "CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr("edgebench.core.cpu.CPUINFO", tmp_path / "absent")
     monkeypatch.setattr("platform.processor", lambda: "arm")
-    assert engine_build.cpu_flags() == "arm"
+    arm = wheel_key(VERSION)
+    monkeypatch.setattr("platform.processor", lambda: "x86")
+    assert wheel_key(VERSION) != arm
 
 
 @pytest.mark.parametrize(

@@ -423,11 +423,8 @@ def test_long_context_is_cut_from_the_left(exact: LlamaSession, monkeypatch: pyt
 def test_group_is_known_by_what_is_asked_and_how(session: LlamaSession) -> None:
     def scheme(n: int, n_cells: int, shape: Shape = Shape.GROUPED) -> str:
         group = asked(Scorer.CLOZE, n)
-        return str(
-            next(iter(score_groups(session, [group], wanted=[0], shape=shape, n_cells=n_cells)))[
-                "group_sha256"
-            ]
-        )
+        (result,) = score_groups(session, [group], wanted=[0], shape=shape, n_cells=n_cells)
+        return str(result["group_sha256"])
 
     assert scheme(2, 512) == scheme(2, 512)
     assert len({scheme(2, 512), scheme(3, 512), scheme(2, 64), scheme(2, 0, Shape.ALONE)}) == 4

@@ -9,21 +9,9 @@ import pytest
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-COMMAND = (
-    "run",
-    "-m",
-    "smollm2-135m",
-    "--quant",
-    "q8_0,q4_0",
-    "-p",
-    "32",
-    "-n",
-    "8",
-    "--chat",
-    "4",
-    "-r",
-    "2",
-)
+# One thread: on shared cores an engine's threads wait for each other at every token.
+MODEL = ("-m", "smollm2-135m", "--quant", "q8_0,q4_0", "-t", "1")
+COMMAND = ("run", *MODEL, "-p", "32", "-n", "8", "--chat", "4", "-r", "2")
 SAMPLE = ("--limit", "16", "--noise-floor", "-o", "json")
 
 
@@ -109,7 +97,7 @@ def test_the_same_command_again_does_nothing(folder, edgebench_in, database, row
 
 def test_lifting_the_limit_repeats_log_likelihoods_to_the_bit(folder, edgebench_in, rows, tmp_path):
     """A group scored in a resumed process is scored as in an uninterrupted one."""
-    command = ("run", "-m", "smollm2-135m", "--quant", "q4_0", "--mode", "accuracy")
+    command = ("run", "-m", "smollm2-135m", "--quant", "q4_0", "-t", "1", "--mode", "accuracy")
     at = edgebench_in(tmp_path)
     assert at(*command, "--limit", "8").returncode == 0
     assert at(*command, "--limit", "24").returncode == 0
@@ -121,7 +109,18 @@ def test_lifting_the_limit_repeats_log_likelihoods_to_the_bit(folder, edgebench_
 
 
 def test_medical_exams_are_asked_from_a_data_folder(edgebench, shared_data, smollm2):
-    flags = ("--suite", "mmlu-medical", "--scorer", "letter", "--data", shared_data, "--limit", "8")
+    flags = (
+        "--suite",
+        "mmlu-medical",
+        "--scorer",
+        "letter",
+        "--data",
+        shared_data,
+        "--limit",
+        "8",
+        "-t",
+        "1",
+    )
     done = edgebench("run", "-m", smollm2, "--mode", "accuracy", *flags, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "exam-style accuracy, not clinical safety; not a medical device" in done.stderr

@@ -124,7 +124,7 @@ def test_a_second_run_into_the_same_database_is_refused_at_once(
     problem, hint = second.stderr.splitlines()[-2:]
     assert problem.startswith("error: another edgebench is measuring ")
     assert str(tmp_path / "edgebench.sqlite") in problem or "edgebench.sqlite" in problem
-    assert hint == "hint:  wait for it, or give this run another --db"
+    assert hint == "hint:  wait for it: two at once would also spoil each other's speeds"
 
 
 def test_two_runs_into_two_databases_both_work(toy, start, edgebench, tmp_path):
