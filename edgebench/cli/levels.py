@@ -49,17 +49,27 @@ def emit_levels(tables: Sequence[Sequence[Any]], output: str) -> None:
     """Print tables of levels, with what their columns mean on stderr."""
     if output in ("json", "jsonl", "csv"):
         emit([_level_dict(level) for levels in tables for level in levels], [], output)
-    for levels in tables:
+    settings = [_settings(levels[0].row) for levels in tables]
+    for levels, own in zip(tables, settings, strict=True):
         warn_of_settings([level.row for level in levels])
         if output in ("table", "md"):
             shown = [_level_dict(level) for level in levels]
-            emit(shown, _columns(shown), output, _title(levels[0].row))
+            # What tells this table from the others of a sweep.
+            told = [
+                f"{key} {value}" for key, value in own.items() if any(s.get(key) != value for s in settings)
+            ]
+            emit(shown, _columns(shown), output, ", ".join([_title(levels[0].row), *told]))
     if output in ("table", "md"):
         _legend([level for levels in tables for level in levels])
 
 
 def _title(row: Any) -> str:
     return f"{row.model} on {row.device_id}" + (f", {row.suite_id} by {row.scorer}" if row.suite_id else "")
+
+
+def _settings(row: Any) -> dict[str, Any]:
+    """What the engine was told."""
+    return dict((row.performance or row.accuracy).config["settings"])
 
 
 def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
@@ -154,6 +164,7 @@ def _level_dict(level: Any) -> dict[str, Any]:
             {"test": test, "metric": metric, **asdict(estimate)}
             for (test, metric), estimate in sorted(row.tests.items(), key=_pp_before_tg)
         ],
+        "settings": _settings(row),
         "n_flagged": row.n_flagged,
         "n_outliers": row.n_outliers,
         "n_fallback": row.n_fallback,

@@ -80,7 +80,8 @@ def test_a_combination_that_fails_does_not_stop_the_rest(plan, edgebench, rows, 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: " in done.stderr
-    assert [row["model"] for row in json.loads(done.stdout)] == ["toy"]
+    shown = [(row["model"], row["settings"]["n_threads"]) for row in json.loads(done.stdout)]
+    assert shown == [("toy", 1), ("toy", 2)]
     complete = [
         r["threads"] for r in rows(tmp_path / "edgebench.sqlite", SETTINGS) if r["status"] == "complete"
     ]

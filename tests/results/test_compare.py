@@ -70,7 +70,7 @@ def test_levels_without_answers_are_shown_and_not_judged(lab: Any) -> None:
 def test_levels_scored_in_other_groups_are_refused(lab: Any) -> None:
     lab.accuracy(lab.artifact("f16", 16.0), [0, 1], scheme_sha256="a" * 64)
     lab.accuracy(lab.artifact("q8_0", 8.5), [0, 1], scheme_sha256="b" * 64)
-    with pytest.raises(UsageError, match=r"f16 \(scheme aaaaaaaa\), but q8_0 \(scheme bbbbbbbb\)"):
+    with pytest.raises(UsageError, match=r"f16 \(scheme aaaaaaaa\), q8_0 \(scheme bbbbbbbb\)"):
         by_quant(lab.store)
 
 

@@ -33,6 +33,8 @@ def _row(label: str, **values: float) -> LevelRow:
         decode_test=None,
         chat_test=None,
         figures=figures,
+        tests={},
+        n_outliers=0,
         n_fallback=0,
         n_flagged=0,
         performance=None,

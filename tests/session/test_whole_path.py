@@ -114,6 +114,7 @@ def test_memory_is_read_while_it_runs_and_at_every_trial(database, rows):
     assert rows(database, "SELECT min(peak_rss_bytes) AS least FROM trial")[0]["least"] > 1_000_000
     channels = rows(database, "SELECT channel, unit, min(value) AS least FROM reading GROUP BY channel, unit")
     assert {(r["channel"], r["unit"]) for r in channels} == {
+        ("load", "s"),
         ("rss_anon", "bytes"),
         ("rss_file", "bytes"),
         ("scoring_group", "s"),
