@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from edgebench.core.errors import ModelError
 from edgebench.core.hashing import sha256_json
 from edgebench.core.types import Session, Shape
 
@@ -56,10 +57,16 @@ def score_groups(
 
 
 def _tokens(session: Session, question: Mapping[str, Any]) -> tuple[list[int], list[list[int]]]:
-    """lm-eval's split: `encode(context + continuation)[len(encode(context)):]`, cut from the left to fit."""
-    context = session.tokenize(question["context"])
+    """lm-eval's split: blanks that end the context belong to the continuation; the whole is tokenized,
+    and what follows the context's own tokens is the continuation. Too long a context loses its beginning.
+    """
+    stripped = question["context"].rstrip()
+    blanks = question["context"][len(stripped) :]
+    context = session.tokenize(stripped)
     continuations = [
-        session.tokenize(question["context"] + text)[len(context) :] for text in question["continuations"]
+        session.tokenize(stripped + blanks + text)[len(context) :] for text in question["continuations"]
     ]
+    if not all(continuations):
+        raise ModelError(f"question {question['id']}: an option adds no token to the prompt")
     longest = max(len(c) for c in continuations)
     return context[-(session.n_ctx_train - longest + 1) :], continuations

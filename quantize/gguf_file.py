@@ -83,6 +83,9 @@ def _kv_bytes_per_token(fields: Mapping[str, Any]) -> int | None:
     """2 (K and V) x layers x KV heads x head's width x 2 bytes; None when a number is missing."""
     arch = fields.get("general.architecture")
 
+    if fields.get(f"{arch}.attention.head_count_kv", 0) is None:
+        return None  # an array: layers differ, and arrays are not read
+
     def number(key: str) -> int | None:
         value = fields.get(f"{arch}.{key}")
         return value if isinstance(value, int) and value > 0 else None

@@ -80,7 +80,7 @@ class _Log:
         _Log._held = callback
 
     def last_error(self) -> str:
-        """The most telling of the last lines."""
+        """The first line that tells of an error: what follows it are consequences."""
         told = [line for line in self.lines if "error" in line.lower() or "failed" in line.lower()]
         return (told or self.lines or ["llama.cpp gave no reason"])[0]
 

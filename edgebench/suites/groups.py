@@ -18,7 +18,7 @@ def ordered_groups(suite: Suite) -> list[tuple[Question, ...]]:
     """All questions in groups, in an order that is stratified at every length.
 
     Questions of a subject are shuffled by hash, then all subjects are dealt together, so that any
-    beginning of the order holds each subject in proportion to its size, give or take one question.
+    beginning of the order holds the same share of every subject, to within one question.
     """
     subjects: dict[str, list[Question]] = {}
     for question in suite.questions:
