@@ -57,8 +57,10 @@ def score_groups(
 
 
 def _tokens(session: Session, question: Mapping[str, Any]) -> tuple[list[int], list[list[int]]]:
-    """lm-eval's split: blanks that end the context belong to the continuation; the whole is tokenized,
-    and what follows the context's own tokens is the continuation. Too long a context loses its beginning.
+    """lm-eval's split of a question into context and continuations.
+
+    Blanks that end the context belong to the continuation; the whole is tokenized, and what follows the
+    context's own tokens is the continuation. Too long a context loses its beginning.
     """
     stripped = question["context"].rstrip()
     blanks = question["context"][len(stripped) :]

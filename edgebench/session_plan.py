@@ -29,7 +29,7 @@ from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
 from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
-from edgebench.suites.groups import GROUP_SIZE, limited, ordered_groups
+from edgebench.suites.groups import limited, ordered_groups
 from edgebench.suites.loader import load_suite
 from edgebench.suites.prompts import build_prompt, suite_template
 
@@ -93,7 +93,7 @@ class Job:
         """What decides how questions are scored, the engine's build and threads left out."""
         if self.suite is None:
             return None
-        keys = ("suite_sha256", "scorer", "template_sha256", "shape", "n_cells", "group_size", "seed")
+        keys = ("suite_sha256", "scorer", "template_sha256", "shape", "n_cells", "groups_sha256", "seed")
         settings = {
             k: self.config["settings"][k] for k in ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v")
         }
@@ -226,7 +226,7 @@ def _accuracy_job(request: Request, runner: Runner, settings: Settings, suite: S
             "template_sha256": sha256_text(suite_template(suite, scorer)),
             "shape": shape.value,
             "n_cells": N_CELLS if shape is Shape.GROUPED else 0,
-            "group_size": GROUP_SIZE,
+            "groups_sha256": sha256_json([[q.id for q in group] for group in groups]),
             "seed": suite.seed,
         },
     )

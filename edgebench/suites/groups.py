@@ -5,32 +5,57 @@ batch repeats to the bit. So the group, not the question, is what is scored, res
 its members follow from the suite and its seed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from edgebench.core.hashing import sha256_text
 from edgebench.core.types import Question, Suite
+
+T = TypeVar("T")
 
 GROUP_SIZE = 8
 """Questions to a group: few enough for a fine `--limit`, enough to share the prompt's beginning."""
 
 
+OWN_GROUPS_FROM = 1 / 16
+"""A subject with this share of the suite fills groups of its own; smaller ones are dealt together."""
+
+
 def ordered_groups(suite: Suite) -> list[tuple[Question, ...]]:
     """All questions in groups, in an order that is stratified at every length.
 
-    Questions of a subject are shuffled by hash, then all subjects are dealt together, so that any
-    beginning of the order holds the same share of every subject, to within one question.
+    Large subjects fill groups of their own, whose prompts begin alike, so that the beginning is
+    evaluated once a group. Small subjects are pooled and dealt question by question: with many of them
+    a short sample would miss most otherwise. Any beginning of the list holds every large subject, and
+    the pool, in proportion, to within one group.
     """
     subjects: dict[str, list[Question]] = {}
     for question in suite.questions:
         subjects.setdefault(question.subject, []).append(question)
-    dealt: list[tuple[float, str, Question]] = []
-    for subject, questions in subjects.items():
-        # A phase of its own keeps subjects of one size from coming round in lockstep.
-        phase = int(sha256_text(f"{suite.seed}:{subject}")[:8], 16) / 2**32
-        shuffled = sorted(questions, key=lambda q: sha256_text(f"{suite.seed}:{q.id}"))
-        dealt += [((i + phase) / len(shuffled), subject, q) for i, q in enumerate(shuffled)]
-    order = [question for _, _, question in sorted(dealt, key=lambda item: item[:2])]
-    return [tuple(order[i : i + GROUP_SIZE]) for i in range(0, len(order), GROUP_SIZE)]
+    least = OWN_GROUPS_FROM * len(suite.questions)
+    own = {name: _shuffled(suite, members) for name, members in subjects.items() if len(members) >= least}
+    small = {name: _shuffled(suite, members) for name, members in subjects.items() if name not in own}
+    strata = {**own, "": _dealt(suite, small)} if small else own
+    groups = {
+        name: [tuple(members[i : i + GROUP_SIZE]) for i in range(0, len(members), GROUP_SIZE)]
+        for name, members in strata.items()
+    }
+    return _dealt(suite, groups)
+
+
+def _shuffled(suite: Suite, questions: Sequence[Question]) -> list[Question]:
+    """By hash: the same everywhere, whatever the order of the file."""
+    return sorted(questions, key=lambda q: sha256_text(f"{suite.seed}:{q.id}"))
+
+
+def _dealt(suite: Suite, piles: Mapping[str, Sequence[T]]) -> list[T]:
+    """Items of all piles in one list, every beginning of which holds the same share of each pile."""
+    placed: list[tuple[float, str, T]] = []
+    for name, items in piles.items():
+        # A phase of its own keeps piles of one size from coming round in lockstep.
+        phase = int(sha256_text(f"{suite.seed}:{name}")[:8], 16) / 2**32
+        placed += [((i + phase) / len(items), name, item) for i, item in enumerate(items)]
+    return [item for _, _, item in sorted(placed, key=lambda place: place[:2])]
 
 
 def limited(groups: Sequence[tuple[Question, ...]], limit: int | None) -> list[tuple[Question, ...]]:

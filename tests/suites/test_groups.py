@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from edgebench.core.types import Question, Scorer, Suite
-from edgebench.suites.groups import GROUP_SIZE, limited, ordered_groups
+from edgebench.suites.groups import GROUP_SIZE, OWN_GROUPS_FROM, limited, ordered_groups
 
 SIZES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 70), min_size=1)
 
@@ -48,11 +48,29 @@ def test_every_question_is_in_one_group(sizes: dict[str, int], seed: int) -> Non
     assert asked == Counter(q.id for q in suite(sizes).questions)
 
 
+def stratum(sizes: dict[str, int], subject: str) -> str:
+    """A large subject is on its own; the small ones are one pool."""
+    return subject if sizes[subject] >= OWN_GROUPS_FROM * sum(sizes.values()) else "the pool"
+
+
 @property_of()
-def test_every_group_but_the_last_is_full(sizes: dict[str, int], seed: int) -> None:
-    lengths = [len(group) for group in ordered_groups(suite(sizes, seed))]
-    assert lengths[:-1] == [GROUP_SIZE] * (len(lengths) - 1)
-    assert 1 <= lengths[-1] <= GROUP_SIZE
+def test_a_group_is_of_one_large_subject_or_of_the_pool_of_small_ones(
+    sizes: dict[str, int], seed: int
+) -> None:
+    partial: Counter[str] = Counter()
+    for group in ordered_groups(suite(sizes, seed)):
+        (name,) = {stratum(sizes, question.subject) for question in group}
+        assert 1 <= len(group) <= GROUP_SIZE
+        partial[name] += len(group) < GROUP_SIZE
+    assert all(n <= 1 for n in partial.values())  # only the last of each is not full
+
+
+def test_many_small_subjects_are_all_met_by_a_short_sample() -> None:
+    sizes = {f"s{i}": 8 for i in range(17)}
+    kept = limited(ordered_groups(suite(sizes)), 24)
+    counts = Counter(question.subject for group in kept for question in group)
+    assert len(counts) >= 15
+    assert max(counts.values()) <= 2
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,14 +83,15 @@ def test_groups_follow_from_ids_and_seed_not_from_the_files_order(
 
 @property_of()
 def test_any_beginning_is_stratified(sizes: dict[str, int], seed: int) -> None:
-    """At every length there is one share of the whole that each subject meets to within one question."""
-    taken: Counter[str] = Counter()
-    for group in ordered_groups(suite(sizes, seed)):
-        for question in group:
-            taken[question.subject] += 1
-            least = max((taken[subject] - 1) / size for subject, size in sizes.items())
-            most = min((taken[subject] + 1) / size for subject, size in sizes.items())
-            assert least < most + 1e-9
+    """At every length there is one share of the whole that each stratum meets to within one group."""
+    groups = ordered_groups(suite(sizes, seed))
+    names = [stratum(sizes, group[0].subject) for group in groups]
+    whole, taken = Counter(names), Counter[str]()
+    for name in names:
+        taken[name] += 1
+        least = max((taken[other] - 1) / n for other, n in whole.items())
+        most = min((taken[other] + 1) / n for other, n in whole.items())
+        assert least < most + 1e-9
 
 
 def test_another_seed_gives_other_groups() -> None:
