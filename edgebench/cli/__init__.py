@@ -14,7 +14,7 @@ EXIT_INTERRUPTED = 130
 
 EPILOG = """\b
 Examples:
-  edgebench run                                     the default model, five levels and more, on this computer
+  edgebench run                                     the default model, six levels, on this computer
   edgebench run -m model.gguf --mode performance    pp512, tg128 and a chat request of one file
   edgebench compare --by quant                      what each level costs and gives
   edgebench pareto --x decode_tokens_per_s --y acc --out front.png

@@ -26,7 +26,7 @@ def models() -> None:
     """Model files: what is known by name, and what is inside a file."""
 
 
-@models.command("list")
+@models.command("list", epilog=examples("edgebench models list", "edgebench models list -o json"))
 @output_option
 def models_list(output: str) -> None:
     """Models known by name; any local GGUF file works too."""
@@ -43,7 +43,10 @@ def models_list(output: str) -> None:
     emit(list_models(), columns, output)
 
 
-@models.command("show")
+@models.command(
+    "show",
+    epilog=examples("edgebench models show smollm2-135m", "edgebench models show ./model.gguf -o json"),
+)
 @click.argument("model")
 @output_option
 def models_show(model: str, output: str) -> None:
@@ -64,7 +67,7 @@ def suites() -> None:
     """Question suites."""
 
 
-@suites.command("list")
+@suites.command("list", epilog=examples("edgebench suites list", "edgebench suites list --data DIR -o md"))
 @data_option
 @output_option
 def suites_list(data: Path | None, output: str) -> None:
@@ -82,7 +85,14 @@ def suites_list(data: Path | None, output: str) -> None:
     emit(list_suites(data), columns, output)
 
 
-@suites.command("show")
+@suites.command(
+    "show",
+    epilog=examples(
+        "edgebench suites show everyday",
+        "edgebench suites show mmlu-medical --data DIR -o json",
+        "edgebench suites show ./mine.toml",
+    ),
+)
 @click.argument("name")
 @data_option
 @output_option
@@ -103,7 +113,7 @@ def runners() -> None:
     """Engines: what runs a model here, and how to get what does not yet."""
 
 
-@runners.command("list")
+@runners.command("list", epilog=examples("edgebench runners list -o json"))
 @output_option
 def runners_list(output: str) -> None:
     """Every engine, usable here or not, and the command that makes it usable."""
@@ -119,7 +129,7 @@ def runners_list(output: str) -> None:
     emit(list_runners(), columns, output)
 
 
-@runners.command("build")
+@runners.command("build", epilog=examples("edgebench runners build llama_cpp"))
 @click.argument("name")
 def runners_build(name: str) -> None:
     """Build and install an engine; the wheel is kept, so this is done once for a version and a processor."""
@@ -147,7 +157,7 @@ def devices() -> None:
     """Devices edgebench can measure on."""
 
 
-@devices.command("list")
+@devices.command("list", epilog=examples("edgebench devices list"))
 @output_option
 def devices_list(output: str) -> None:
     """Every device profile."""
@@ -163,7 +173,7 @@ def devices_list(output: str) -> None:
     emit(list_devices(), columns, output)
 
 
-@devices.command("show")
+@devices.command("show", epilog=examples("edgebench devices show", "edgebench devices show local -o json"))
 @click.argument("name", default="local")
 @output_option
 def devices_show(name: str, output: str) -> None:
@@ -191,7 +201,7 @@ CACHE_COLUMNS = [
 ]
 
 
-@cache.command("list")
+@cache.command("list", epilog=examples("edgebench cache list"))
 @output_option
 def cache_list(output: str) -> None:
     """What the cache holds."""
@@ -200,7 +210,9 @@ def cache_list(output: str) -> None:
     emit(list_cache(), CACHE_COLUMNS, output)
 
 
-@cache.command("clear")
+@cache.command(
+    "clear", epilog=examples("edgebench cache clear artifacts tools", "edgebench cache clear --yes")
+)
 @click.argument("parts", nargs=-1)
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @output_option

@@ -37,7 +37,9 @@ RUN_COLUMNS = [
 ]
 
 
-@runs.command("list")
+@runs.command(
+    "list", epilog=examples("edgebench runs list", "edgebench runs list --db results.sqlite -o jsonl")
+)
 @db_option
 @output_option
 def runs_list(db: Path, output: str) -> None:
@@ -48,7 +50,7 @@ def runs_list(db: Path, output: str) -> None:
         emit([_run_row(run) for run in store.runs()], RUN_COLUMNS, output)
 
 
-@runs.command("show")
+@runs.command("show", epilog=examples("edgebench runs show latest", "edgebench runs show 01JD9A -o json"))
 @click.argument("run", default="latest")
 @db_option
 @output_option
@@ -79,7 +81,7 @@ def runs_show(run: str, db: Path, output: str) -> None:
         remark(MEDICAL_NOTE)
 
 
-@runs.command("rm")
+@runs.command("rm", epilog=examples("edgebench runs rm 01JD9A", "edgebench runs rm latest --yes"))
 @click.argument("run")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @db_option
@@ -156,14 +158,14 @@ def db() -> None:
     """The results database itself."""
 
 
-@db.command("path")
+@db.command("path", epilog=examples("edgebench db path"))
 @db_option
 def db_path(db: Path) -> None:
     """Print where the database is, or would be."""
     click.echo(db.absolute())
 
 
-@db.command("migrate")
+@db.command("migrate", epilog=examples("edgebench db migrate --db old.sqlite"))
 @db_option
 def db_migrate(db: Path) -> None:
     """Bring the database to this version's schema."""
@@ -174,7 +176,7 @@ def db_migrate(db: Path) -> None:
     remark(f"{db}: schema {version}")
 
 
-@db.command("rebuild")
+@db.command("rebuild", epilog=examples("edgebench db rebuild"))
 @db_option
 def db_rebuild(db: Path) -> None:
     """Make every summary anew from the raw rows."""
@@ -187,7 +189,7 @@ def db_rebuild(db: Path) -> None:
     remark(f"{db}: {n} summaries rebuilt")
 
 
-@db.command("vacuum")
+@db.command("vacuum", epilog=examples("edgebench db vacuum"))
 @db_option
 def db_vacuum(db: Path) -> None:
     """Give space of removed runs back to the disk."""
