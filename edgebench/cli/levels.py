@@ -84,7 +84,7 @@ def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
         Column("ttft_s", "TTFT", _with_interval_s, right=True),
         Column("peak_rss_bytes", "peak memory", _value_size, right=True),
         Column("acc", "acc [95 %]", _accuracy_with_n if len(n_asked) > 1 else _accuracy, right=True),
-        Column("flips", "flips lost/won", _flips, right=True),
+        Column("flips", "lost/won", _flips, right=True),
         Column("p_holm", "p", significant, right=True),
         Column("noise_floor", "noise floor", _noise, right=True),
         Column("verdict", "verdict"),
@@ -97,7 +97,7 @@ def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
 def _rate(test: str, rates: Sequence[dict[str, Any]]) -> str:
     for rate in rates:
         if rate["test"] == test:
-            return f"{significant(rate['value'])} {interval(rate['ci_low'], rate['ci_high'])}"
+            return f"{significant(rate['value'])}\n{interval(rate['ci_low'], rate['ci_high'])}"
     return ABSENT
 
 
@@ -115,7 +115,9 @@ def _legend(levels: Sequence[Any]) -> None:
     rows = [level.row for level in levels]
     remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
     if any(level.flips for level in levels):
-        remark("flips: right before, wrong now / the reverse; p: exact McNemar, Holm over the table")
+        remark(
+            "lost/won: right in the baseline and wrong here / the reverse; p: exact McNemar, Holm over the table"
+        )
     if any(level.noise for level in levels):
         remark("noise floor: flips of the file against itself when each question is scored alone")
     for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):
@@ -197,7 +199,7 @@ def _pp_before_tg(item: tuple[tuple[str, str], Any]) -> tuple[bool, int, str]:
 def _with_interval_s(estimate: dict[str, Any]) -> str:
     low, high = estimate["ci_low"], estimate["ci_high"]
     bounds = "–" if low is None else f"[{significant(low * 1e3)}, {significant(high * 1e3)}]"
-    return f"{significant(estimate['value'] * 1e3)} ms {bounds}"
+    return f"{significant(estimate['value'] * 1e3)} ms\n{bounds}"
 
 
 def _value_size(estimate: dict[str, Any]) -> str:
@@ -205,7 +207,7 @@ def _value_size(estimate: dict[str, Any]) -> str:
 
 
 def _accuracy(estimate: dict[str, Any]) -> str:
-    return f"{share(estimate['value'])} [{share(estimate['ci_low'])}, {share(estimate['ci_high'])}]"
+    return f"{share(estimate['value'])}\n[{share(estimate['ci_low'])}, {share(estimate['ci_high'])}]"
 
 
 def _accuracy_with_n(estimate: dict[str, Any]) -> str:
@@ -213,8 +215,8 @@ def _accuracy_with_n(estimate: dict[str, Any]) -> str:
 
 
 def _flips(flips: dict[str, Any]) -> str:
-    return f"{flips['n_lost']}/{flips['n_won']} of {flips['n']}"
+    return f"{flips['n_lost']}/{flips['n_won']}\nof {flips['n']}"
 
 
 def _noise(noise: dict[str, Any]) -> str:
-    return f"{noise['n_lost'] + noise['n_won']} of {noise['n']}"
+    return f"{noise['n_lost'] + noise['n_won']}\nof {noise['n']}"

@@ -31,7 +31,10 @@ def examples(*lines: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: which key of the row, its title, and how a person reads the value."""
+    """A column of a table: which key of the row, its title, and how a person reads the value.
+
+    A line break in what `show` gives keeps tables narrow; elsewhere it is a blank.
+    """
 
     key: str
     title: str
@@ -99,7 +102,10 @@ def _markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> s
         "| " + " | ".join(c.title for c in columns) + " |",
         "|" + "|".join(" ---: " if c.right else " --- " for c in columns) + "|",
     ]
-    lines += ["| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(_cell(row, c).replace("|", "\\|").replace("\n", " ") for c in columns) + " |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
