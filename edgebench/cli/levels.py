@@ -116,7 +116,7 @@ def _legend(levels: Sequence[Any]) -> None:
     remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
     if any(level.flips for level in levels):
         remark(
-            "lost/won: right in the baseline and wrong here / the reverse; p: exact McNemar, Holm over the table"
+            "lost/won: right in the baseline, wrong here / the reverse; p: McNemar, Holm over the table"
         )
     if any(level.noise for level in levels):
         remark("noise floor: flips of the file against itself when each question is scored alone")
