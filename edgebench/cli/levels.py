@@ -115,9 +115,7 @@ def _legend(levels: Sequence[Any]) -> None:
     rows = [level.row for level in levels]
     remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
     if any(level.flips for level in levels):
-        remark(
-            "lost/won: right in the baseline, wrong here / the reverse; p: McNemar, Holm over the table"
-        )
+        remark("lost/won: right in the baseline, wrong here / the reverse; p: McNemar, Holm over the table")
     if any(level.noise for level in levels):
         remark("noise floor: flips of the file against itself when each question is scored alone")
     for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):
