@@ -75,7 +75,7 @@ from pathlib import Path
 source = Path(sys.argv[1])
 taken = [name for name in "$(ROOMS)".split() if importlib.util.find_spec(name)]
 patterns = ("edgebench/suites/data/*.toml", "edgebench/suites/data/*.jsonl", "edgebench/py.typed",
-            "devices/profiles/*.toml", "quantize/*.toml")
+            "devices/profiles/*.toml", "quantize/*.toml", "quantize/data/*.txt", "edgebench/core/environments/*.txt")
 modules = ["edgebench/**/*.py", *(f"{room}/**/*.py" for room in "$(ROOMS)".split())]
 absent = [pattern for pattern in patterns if not any(source.glob(pattern))]
 for pattern in (*patterns, *modules):

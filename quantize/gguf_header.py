@@ -8,12 +8,14 @@ import math
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_NEWER_TYPES = {42: ("Q2_0", 64, 18)}
+"""Types the engine writes that the `gguf` package does not know yet."""
 _VERSIONS = (2, 3)
 _MAX_DIMS = 4
 _MAX_NESTING = 4
@@ -33,6 +35,8 @@ class TensorInfo:
     n_per_row: int
     n_elements: int
     size_bytes: int
+    start_bytes: int
+    """Where its data begins in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +77,13 @@ class _Cursor:
         if not isinstance(alignment, int) or alignment <= 0:
             raise DamagedError(f"alignment {alignment!r} is impossible")
         start = -(-self._at // alignment) * alignment
-        if len({info.name for info, _ in infos}) < len(infos):
+        if len({info.name for info in infos}) < len(infos):
             raise DamagedError("two tensors have one name")
-        for info, offset in infos:
-            if start + offset + info.size_bytes > len(self._data):
+        for info in infos:
+            if start + info.start_bytes + info.size_bytes > len(self._data):
                 raise DamagedError(f"tensor {info.name!r} reaches beyond the end of the file")
-        return Header(fields=fields, tensors=[info for info, _ in infos])
+        moved = [replace(info, start_bytes=start + info.start_bytes) for info in infos]
+        return Header(fields=fields, tensors=moved)
 
     def _take(self, n: int) -> int:
         """Go on by `n` bytes; the place they begin at."""
@@ -118,22 +123,32 @@ class _Cursor:
         else:
             raise DamagedError(f"unknown type {kind} of an array's elements")
 
-    def _tensor(self) -> tuple[TensorInfo, int]:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
+    def _tensor(self) -> TensorInfo:
+        """One entry of the tensor table; its start still counts from the beginning of the data."""
         name, n_dims = self._string(), self._number("I")
         if not 1 <= n_dims <= _MAX_DIMS:
             raise DamagedError(f"tensor {name!r} has {n_dims} dimensions")
         shape = [self._number("Q") for _ in range(n_dims)]
-        kind, offset = GGMLQuantizationType(self._number("I")), self._number("Q")
-        block, block_bytes = GGML_QUANT_SIZES[kind]
+        kind, block, block_bytes = _type(self._number("I"))
+        offset = self._number("Q")
         if shape[0] % block:
             raise DamagedError(f"tensor {name!r} has rows of {shape[0]}, not a multiple of {block}")
         n = math.prod(shape)
         return TensorInfo(
             name=name,
-            kind=kind.name,
+            kind=kind,
             n_per_row=shape[0],
             n_elements=n,
             size_bytes=n // block * block_bytes,
-        ), offset
+            start_bytes=offset,
+        )
+
+
+def _type(number: int) -> tuple[str, int, int]:
+    """(ggml's name, weights to a block, bytes to a block) of a tensor type; ValueError for an unknown one."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if number in _NEWER_TYPES:
+        return _NEWER_TYPES[number]
+    kind = GGMLQuantizationType(number)
+    return kind.name, *GGML_QUANT_SIZES[kind]

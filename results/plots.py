@@ -45,7 +45,7 @@ def pareto_picture(points: Sequence[Point], x: Metric, y: Metric, out: Path, tit
     figure.text(0.1, 0.025, note, ha="left", va="bottom", fontsize=7.5, color="#444444", wrap=True)
     figure.draw_without_rendering()  # settles the axes, so that labels can be placed in pixels
     _draw_labels(axes, points, x, y)
-    _write(canvas, out)
+    write_picture(canvas, out)
 
 
 def describe(points: Sequence[Point], x: Metric, y: Metric) -> str:
@@ -165,7 +165,7 @@ def _draw_labels(axes: Axes, points: Sequence[Point], x: Metric, y: Metric) -> N
     centres = place_labels(
         anchors,
         [(box.width + 3 * pixel, box.height + pixel) for box in boxes],
-        solid=[_stroke(axes, _at(point, x, y), _at(point, x, y), 5 * pixel) for point in points],
+        solid=[stroke(axes, _at(point, x, y), _at(point, x, y), 5 * pixel) for point in points],
         soft=list(_lines(axes, points, x, y, pixel)),
         bounds=(frame.x0, frame.y0, frame.x1, frame.y1),
         unit=pixel,
@@ -205,12 +205,12 @@ def _lines(axes: Axes, points: Sequence[Point], x: Metric, y: Metric, pixel: flo
         at = _at(point, x, y)
         left, right = (_or(side, point.x.value) / x.scale for side in (point.x.ci_low, point.x.ci_high))
         low, high = (_or(side, point.y.value) / y.scale for side in (point.y.ci_low, point.y.ci_high))
-        yield _stroke(axes, (left, at[1]), (right, at[1]), pixel)
-        yield _stroke(axes, (at[0], low), (at[0], high), pixel)
+        yield stroke(axes, (left, at[1]), (right, at[1]), pixel)
+        yield stroke(axes, (at[0], low), (at[0], high), pixel)
     for before, after in pairwise(_front(points, x, y)):
         corner = (after[0], before[1]) if x.better == "lower" else (before[0], after[1])
-        yield _stroke(axes, before, corner, pixel)
-        yield _stroke(axes, corner, after, pixel)
+        yield stroke(axes, before, corner, pixel)
+        yield stroke(axes, corner, after, pixel)
 
 
 def _at(point: Point, x: Metric, y: Metric) -> tuple[float, float]:
@@ -221,7 +221,7 @@ def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def _stroke(axes: Axes, start: tuple[float, float], end: tuple[float, float], half_width: float) -> Box:
+def stroke(axes: Axes, start: tuple[float, float], end: tuple[float, float], half_width: float) -> Box:
     (x0, y0), (x1, y1) = _pixels(axes, *start), _pixels(axes, *end)
     return (
         min(x0, x1) - half_width,
@@ -236,7 +236,7 @@ def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
     return float(at[0]), float(at[1])
 
 
-def _write(canvas: FigureCanvasBase, out: Path) -> None:
+def write_picture(canvas: FigureCanvasBase, out: Path) -> None:
     unfinished = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
         canvas.figure.savefig(unfinished, dpi=DPI)

@@ -127,9 +127,53 @@ _M001 = (
     _PAIRED_ANSWER,
 )
 
+# How far an artifact is from the reference it was made from. Nothing here is timed: a device has no say.
+_CHECK_RUN = """CREATE TABLE check_run (
+  id TEXT PRIMARY KEY, -- ULID
+  artifact_id TEXT NOT NULL REFERENCES artifact(id),
+  reference_id TEXT NOT NULL REFERENCES artifact(id), -- the same: the reference's own noise
+  key_sha256 TEXT NOT NULL UNIQUE, -- of everything that decides the rows
+  status TEXT NOT NULL CHECK (status IN ('running','complete','failed')),
+  reason TEXT, -- why it failed
+  evidence TEXT NOT NULL CHECK (evidence IN ('measured','replayed','modelled','synthetic')),
+  runner TEXT NOT NULL, runner_version TEXT NOT NULL, config_json TEXT NOT NULL,
+  text_sha256 TEXT NOT NULL, n_chunks INTEGER NOT NULL,
+  started_at TEXT NOT NULL, finished_at TEXT, edgebench_version TEXT NOT NULL
+) STRICT"""
+
+# One row per predicted token; its text is not stored. Natural logarithms.
+_CHECK_PREDICTION = """CREATE TABLE check_token (
+  check_id TEXT NOT NULL REFERENCES check_run(id) ON DELETE CASCADE, i INTEGER NOT NULL,
+  chunk_index INTEGER NOT NULL, nll_nats REAL NOT NULL, nll_parent_nats REAL NOT NULL,
+  kld_nats REAL NOT NULL, -- KL(parent || artifact)
+  same_top INTEGER NOT NULL CHECK (same_top IN (0,1)), max_logprob_diff_nats REAL NOT NULL,
+  PRIMARY KEY (check_id, i)
+) STRICT, WITHOUT ROWID"""
+
+_CHECK_GREEDY = """CREATE TABLE check_greedy (
+  check_id TEXT NOT NULL REFERENCES check_run(id) ON DELETE CASCADE, prompt_index INTEGER NOT NULL,
+  n_same INTEGER NOT NULL, n_tokens INTEGER NOT NULL, -- of the reference's greedy continuation
+  PRIMARY KEY (check_id, prompt_index)
+) STRICT, WITHOUT ROWID"""
+
+_CHECK_ANSWER = """CREATE TABLE check_answer (
+  check_id TEXT NOT NULL REFERENCES check_run(id) ON DELETE CASCADE,
+  shape TEXT NOT NULL CHECK (shape IN ('grouped','alone')), question_id TEXT NOT NULL,
+  choice_index INTEGER NOT NULL, correct INTEGER NOT NULL CHECK (correct IN (0,1)),
+  PRIMARY KEY (check_id, shape, question_id)
+) STRICT, WITHOUT ROWID"""
+
+_M002 = (
+    _CHECK_RUN,
+    "CREATE INDEX check_by_artifact ON check_run (reference_id, artifact_id, status)",
+    _CHECK_PREDICTION,
+    _CHECK_GREEDY,
+    _CHECK_ANSWER,
+)
+
 # Number n brings a database from user_version n-1 to n. A released migration is never edited: databases
 # that already ran it would differ from new ones. A change is a new entry at the end.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001, _M002)
 
 
 def check(connection: sqlite3.Connection, path: Path) -> int:

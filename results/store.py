@@ -1,16 +1,14 @@
 """The results database: raw rows go in by whole transactions, figures are read back by query."""
 
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgebench import __version__
 from edgebench.core.errors import UsageError
 from edgebench.core.hashing import canonical_json, new_ulid
 from edgebench.core.types import Artifact, DeviceProfile, Environment, Evidence, Mode, Status, Suite
-from edgebench.results.connection import connect, connect_readonly, told
+from edgebench.results.damage_store import DamageStore
+from edgebench.results.database import insert
 from edgebench.results.records import (
     RunRow,
     artifact_row,
@@ -23,8 +21,6 @@ from edgebench.results.records import (
     suite_row,
 )
 
-BUSY_TIMEOUT_S = 30.0
-
 _RUN_ROWS = """
   SELECT run.*, artifact.model_id AS model, artifact.quant, artifact.parent_quant, artifact.bits_per_weight,
     artifact.size_bytes, coalesce(json_extract(artifact.manifest_json, '$.n_fallback'), 0) AS n_fallback
@@ -32,32 +28,8 @@ _RUN_ROWS = """
 _NEWEST_FIRST = "ORDER BY run.started_at DESC, run.id DESC"
 
 
-class Store:
+class Store(DamageStore):
     """An open results database. Every write is one transaction; every failure is a StoreError."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self.path = path
-        self._connection = connection
-
-    @classmethod
-    def open(cls, path: Path, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Self:
-        """Open for writing, made and migrated when needed; `create=False` wants the file to be there."""
-        return cls(connect(path, create=create, busy_timeout_s=busy_timeout_s), path)
-
-    @classmethod
-    def open_readonly(cls, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Self:
-        """Open for reading; neither file nor folder needs to be writable, and nothing is migrated."""
-        return cls(connect_readonly(path, busy_timeout_s=busy_timeout_s), path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; SQLite folds its log back into it."""
-        self._connection.close()
 
     # What is measured, and where. A row that is there already stays as it is.
 
@@ -68,18 +40,18 @@ class Store:
                 "SELECT 1 FROM artifact WHERE id = ?", (artifact.parent_sha256,)
             ).fetchone()
             parent = {"parent_id": artifact.parent_sha256 if known else None}
-            _insert(connection, "model", model_row(artifact), keep=True)
-            _insert(connection, "artifact", artifact_row(artifact, manifest) | parent, keep=True)
+            insert(connection, "model", model_row(artifact), keep=True)
+            insert(connection, "artifact", artifact_row(artifact, manifest) | parent, keep=True)
 
     def add_device(self, device: DeviceProfile) -> None:
         """Record a device's profile."""
         with self._write() as connection:
-            _insert(connection, "device", device_row(device), keep=True)
+            insert(connection, "device", device_row(device), keep=True)
 
     def add_environment(self, environment: Environment) -> None:
         """Record the state of a device's software."""
         with self._write() as connection:
-            _insert(connection, "environment", environment_row(environment), keep=True)
+            insert(connection, "environment", environment_row(environment), keep=True)
 
     def add_suite(self, suite: Suite) -> None:
         """Record a suite and, of its questions, everything but the text."""
@@ -90,9 +62,9 @@ class Store:
                 raise UsageError(
                     f"suite {suite.id} stands in {self.path} with other questions", "raise its version"
                 )
-            _insert(connection, "suite", suite_row(suite), keep=True)
+            insert(connection, "suite", suite_row(suite), keep=True)
             for row in question_rows(suite):
-                _insert(connection, "question", row, keep=True)
+                insert(connection, "question", row, keep=True)
 
     # A run, and what it yields.
 
@@ -139,7 +111,7 @@ class Store:
             "edgebench_version": __version__,
         }
         with self._write() as connection:
-            _insert(connection, "run", row)
+            insert(connection, "run", row)
         return run_id
 
     def set_engine(self, run_id: str, facts: Mapping[str, Any]) -> None:
@@ -163,7 +135,7 @@ class Store:
         """Store one trial, by the names of its columns, with the moment each token came."""
         self._check_names("trial", trial)
         with self._write() as connection:
-            trial_id = _insert(connection, "trial", {**trial, "run_id": run_id})
+            trial_id = insert(connection, "trial", {**trial, "run_id": run_id})
             connection.executemany(
                 "INSERT INTO token_time (trial_id, i, t_s) VALUES (?, ?, ?)",
                 [(trial_id, i, t_s) for i, t_s in enumerate(token_times_s)],
@@ -184,24 +156,19 @@ class Store:
             self._check_names("answer", answer)
         with self._write() as connection:
             for answer in answers:
-                _insert(connection, "answer", {**answer, "run_id": run_id}, keep=True)
+                insert(connection, "answer", {**answer, "run_id": run_id}, keep=True)
 
     def replace_summary(self, run_id: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Put these summary rows in place of the ones the run had."""
         with self._write() as connection:
             connection.execute("DELETE FROM summary WHERE run_id = ?", (run_id,))
             for row in rows:
-                _insert(connection, "summary", {**row, "run_id": run_id})
+                insert(connection, "summary", {**row, "run_id": run_id})
 
     def delete_run(self, run_id: str) -> None:
         """Remove a run with all it yielded; its artifact, device and suite stay."""
         with self._write() as connection:
             connection.execute("DELETE FROM run WHERE id = ?", (run_id,))
-
-    def vacuum(self) -> None:
-        """Give the space of removed rows back to the disk."""
-        with told(self.path):
-            self._connection.execute("VACUUM")
 
     # Reading back.
 
@@ -260,32 +227,5 @@ class Store:
             for row in self.rows("SELECT question_id FROM answer WHERE run_id = ?", (run_id,))
         }
 
-    def rows(self, sql: str, params: Sequence[object] = ()) -> list[dict[str, Any]]:
-        """The rows a query yields."""
-        with told(self.path):
-            return [dict(row) for row in self._connection.execute(sql, tuple(params))]
-
     def _runs(self, where: str = "", params: Sequence[object] = ()) -> list[RunRow]:
         return [run_row(row) for row in self.rows(f"{_RUN_ROWS} {where} {_NEWEST_FIRST}", params)]
-
-    def _check_names(self, table: str, row: Mapping[str, object]) -> None:
-        known = {column["name"] for column in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}
-        if unknown := row.keys() - known:
-            raise TypeError(f"{table} has no column {', '.join(sorted(unknown))}")
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with told(self.path), self._connection as connection:  # commits, or rolls back
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-
-
-def _insert(
-    connection: sqlite3.Connection, table: str, row: Mapping[str, object], *, keep: bool = False
-) -> int | None:
-    """Insert a row, its id back; `keep` leaves a row of the same key as it is."""
-    # Not INSERT OR IGNORE: that would drop rows that break a NOT NULL or a CHECK, without a word.
-    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
-    return connection.execute(
-        sql + (" ON CONFLICT DO NOTHING" if keep else ""), tuple(row.values())
-    ).lastrowid

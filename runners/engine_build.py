@@ -23,6 +23,7 @@ from edgebench.core.cpu import cpu_flags
 from edgebench.core.errors import EdgebenchError, MissingDependency
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, exclusive
+from edgebench.core.pip import pip, pip_command, pip_reason
 from edgebench.runners.llama_source import (
     C_COMPILER,
     CXX_COMPILER,
@@ -31,9 +32,6 @@ from edgebench.runners.llama_source import (
     compiler_hint,
     fetch_sdist,
     find_compiler,
-    pip,
-    pip_command,
-    pip_reason,
 )
 
 Progress = Callable[[int, int], None]

@@ -46,6 +46,7 @@ class LlamaCpp:
     evidence: ClassVar[Evidence] = Evidence.MEASURED
     formats: ClassVar[tuple[Format, ...]] = (Format.GGUF,)
     install: ClassVar[str] = "edgebench runners build llama_cpp"
+    tool: ClassVar[str | None] = None
 
     def available(self) -> str | None:
         """None, or why the engine can't be used here."""
@@ -151,8 +152,7 @@ class LlamaSession:
             raise ModelError(f"llama.cpp can't make a context of {n_ctx} tokens: {self._log.last_error()}")
         self._memory = lib.llama_get_memory(self._ctx)
         self._n_batch = int(lib.llama_n_batch(self._ctx))
-        if n_seq_max > 1:
-            self._batch = lib.llama_batch_init(self._n_batch, 0, n_seq_max)
+        self._batch = lib.llama_batch_init(self._n_batch, 0, n_seq_max)
 
     def reset(self) -> None:
         """Drop every cached token, and its data."""
@@ -278,6 +278,17 @@ class LlamaSession:
             for (_, continuations), places in zip(chunk, wanted, strict=True)
         ]
 
+    def logits(self, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
+        """Evaluate `tokens` from an empty cache, `n_batch` at a time; a copy of the logits from `start`."""
+        self.reset()
+        out = np.empty((len(tokens) - start, self.n_vocab), dtype=np.float32)
+        for begin in range(0, len(tokens), self._n_batch):
+            part = tokens[begin : begin + self._n_batch]
+            self._decode_rows([(t, i, (0,), i >= start) for i, t in enumerate(part, begin)])
+            for k in range(max(start - begin, 0), len(part)):
+                out[begin + k - start] = self._logits(k)
+        return out
+
     def _evaluate(
         self,
         rows: Sequence[tuple[int, int, tuple[int, ...], bool]],
@@ -285,22 +296,26 @@ class LlamaSession:
     ) -> Iterator[tuple[tuple[int, int], tuple[float, bool]]]:
         """Decode rows, `n_batch` at a time; gives ((row, token), (log-probability, is the argmax))."""
         found: list[tuple[tuple[int, int], tuple[float, bool]]] = []
-        batch = self._batch
         for start in range(0, len(rows), self._n_batch):
             part = rows[start : start + self._n_batch]
-            batch.n_tokens = len(part)
-            for k, (token, position, seqs, logits) in enumerate(part):
-                batch.token[k], batch.pos[k], batch.n_seq_id[k] = token, position, len(seqs)
-                for j, seq in enumerate(seqs):
-                    batch.seq_id[k][j] = seq
-                batch.logits[k] = logits
-            self._decode(batch)
-            self._lib.llama_synchronize(self._ctx)
+            self._decode_rows(part)
             for k in range(len(part)):
                 tokens = (asked or {}).get(start + k)
                 if tokens:
                     found += [((start + k, t), s) for t, s in _log_softmax(self._logits(k), tokens)]
         return iter(found)
+
+    def _decode_rows(self, rows: Sequence[tuple[int, int, tuple[int, ...], bool]]) -> None:
+        """One batch of (token, position, sequences, logits wanted); done when it returns."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for k, (token, position, seqs, wanted) in enumerate(rows):
+            batch.token[k], batch.pos[k], batch.n_seq_id[k] = token, position, len(seqs)
+            for j, seq in enumerate(seqs):
+                batch.seq_id[k][j] = seq
+            batch.logits[k] = wanted
+        self._decode(batch)
+        self._lib.llama_synchronize(self._ctx)
 
 
 def _log_softmax(

@@ -13,7 +13,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -23,18 +22,20 @@ from pathlib import Path, PurePosixPath
 from edgebench.core.errors import MissingDependency, nearest
 from edgebench.core.hashing import sha256_file, sha256_json
 from edgebench.core.paths import atomic_path, cache_part, exclusive
+from edgebench.core.pip import pip, pip_reason
 
 DISTRIBUTION = "llama-cpp-python"
 BUILD_COMMAND = "edgebench runners build llama_cpp"
 SDIST_SHA256 = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
 """Source distributions this code was tested with; other versions are taken as they come."""
 
-TOOLS = ("llama-bench", "llama-quantize", "llama-perplexity", "llama-imatrix", "llama-batched-bench")
+TOOLS = (
+    *("llama-bench", "llama-quantize", "llama-perplexity", "llama-imatrix", "llama-batched-bench"),
+    "llama-gguf-split",
+)
 LIBRARIES = ("llama-common", "llama", "ggml", "ggml-cpu", "ggml-base", "pthread")
 C_COMPILER = ("CC", ("cc", "gcc", "clang"))
 CXX_COMPILER = ("CXX", ("c++", "g++", "clang++"))
-
-_UNREACHABLE = ("connection broken by", "Max retries exceeded", "name resolution", "Network is unreachable")
 
 Say = Callable[[str], None]
 """Tells the user, in one line, what takes its time."""
@@ -116,35 +117,6 @@ def find_compiler(kind: tuple[str, Sequence[str]]) -> list[str] | None:
 def compiler_hint() -> str:
     """The line that installs a C and C++ compiler here."""
     return "xcode-select --install" if platform.system() == "Darwin" else "apt install g++"
-
-
-def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run this environment's pip; its output, errors included, is `stdout`."""
-    return subprocess.run(
-        pip_command(*arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-
-
-def pip_command(*arguments: str) -> list[str]:
-    """The command line of this environment's pip; MissingDependency where an environment has none."""
-    if importlib.util.find_spec("pip") is None:
-        raise MissingDependency(f"{sys.executable} has no pip", f"{sys.executable} -m ensurepip")
-    return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-
-
-def pip_reason(output: str) -> str:
-    """Why pip failed, in one line of its output."""
-    if any(sign in output for sign in _UNREACHABLE):
-        return "the package index can't be reached (no network?)"
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines[-1:] or ["pip gave no reason"])[0]
 
 
 def unpack(archive: Path, inside: str, target: Path) -> None:

@@ -7,6 +7,7 @@ It lets the whole path from plan to picture be tried and tested without an engin
 
 `dies_after` counts engine calls; `how` is kill, segfault, error or hang. `nan` spoils log-likelihoods.
 `while` names a file: the script does so only as long as it is there (and the model's hash stays).
+`damage` is how far its logits stray from those that all such models share (0.1; 0 for their original).
 """
 
 import ctypes
@@ -18,10 +19,14 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from edgebench.core.errors import ModelError
 from edgebench.core.types import Evidence, Format, Score, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Synthetic:
@@ -31,6 +36,7 @@ class Synthetic:
     evidence: ClassVar[Evidence] = Evidence.SYNTHETIC
     formats: ClassVar[tuple[Format, ...]] = (Format.SYNTHETIC,)
     install: ClassVar[str] = "always there"
+    tool: ClassVar[str | None] = None
 
     def available(self) -> str | None:
         """Always."""
@@ -107,6 +113,22 @@ class SyntheticSession:
             [Score(logprob=self._logprob(context, c, nudge), is_greedy=False) for c in continuations]
             for context, continuations in group
         ]
+
+    def logits(self, tokens: Sequence[int], start: int) -> "npt.NDArray[np.float32]":
+        """The same wave for every model, and on it a `damage` times smaller one of the model's own."""
+        import numpy as np
+
+        self._live()
+        time.sleep(self._token_s * len(tokens))
+        seed, damage = float(self._script.get("seed", 0)), float(self._script.get("damage", 0.1))
+        at = np.asarray(tokens[start:], dtype=np.float64)[:, None] + np.arange(start, len(tokens))[:, None]
+        each = np.arange(self.n_vocab)
+        out = 4 * np.sin(0.7 * at + each)
+        out[:, ord("a")] = 4.05  # what `greedy` says, unless the damage is in the way
+        out += damage * np.sin((seed + 1.3) * at + 3.1 * each + seed)
+        if self._script.get("nan") and self._is_spoilt():
+            out[:] = np.nan
+        return out.astype(np.float32)
 
     def _logprob(self, context: Sequence[int], continuation: Sequence[int], nudge: float) -> float:
         if self._script.get("nan") and self._is_spoilt():

@@ -197,6 +197,91 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def export_tool() -> Any:
+    """The tool environment of the exporters: made once into the developer's cache, like the engine."""
+    from edgebench.core.errors import EdgebenchError
+    from edgebench.core.tool_env import ensure_tool
+
+    try:
+        return ensure_tool("export", lambda line: print(line, file=sys.stderr))
+    except EdgebenchError as error:
+        pytest.skip(f"the tool environment `export` is not there and can't be made: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def run_in_tool(export_tool: Any) -> Callable[[str, Mapping[str, Any]], dict[str, Any]]:
+    """`run_in_tool(kind, job)`: the result of one of the worker's calls, in its tool environment."""
+    from edgebench.core import registry
+    from edgebench.session_tools import call_tool, make_with
+
+    def call(kind: str, job: Mapping[str, Any]) -> dict[str, Any]:
+        def say(line: str) -> None:
+            print(line, file=sys.stderr)
+
+        if kind in ("onnx", "genai"):
+            return make_with(registry.load("quantizers", kind), job, say, lambda _: None)
+        return call_tool(kind, job, say)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def run_python_in_tool(export_tool: Any) -> Callable[..., str]:
+    """`run_python_in_tool(script, *args)`: what a test's own script prints under the tool's interpreter."""
+
+    def call(script: Path, *args: object) -> str:
+        done = subprocess.run(
+            [str(export_tool.python), "-P", str(script), *map(str, args)],
+            env=export_tool.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def smollm2_checkpoint(
+    smollm2: Path,
+    run_in_tool: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The embedded model as a checkpoint folder: f32 safetensors, its tokenizer rebuilt."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "smollm2-135m"
+    run_in_tool("dequantize", {"source": str(smollm2), "target": str(folder)})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def genai_tool() -> Any:
+    """The tool environment of onnxruntime-genai's model builder."""
+    from edgebench.core.errors import EdgebenchError
+    from edgebench.core.tool_env import ensure_tool
+
+    try:
+        return ensure_tool("genai", lambda line: print(line, file=sys.stderr))
+    except EdgebenchError as error:
+        pytest.skip(f"the tool environment `genai` is not there and can't be made: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    smollm2_checkpoint: Path,
+    run_python_in_tool: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A Llama of two small layers and random weights with SmolLM2's tokenizer, in a folder `tiny`."""
+    folder = tmp_path_factory.mktemp("tiny_checkpoint") / "tiny"
+    script = ROOT / "tests" / "quantize" / "make_adapter.py"
+    run_python_in_tool(script, smollm2_checkpoint, folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real benchmark questions, which lies beside the repository."""
     folder = ROOT.parent / "shared" / "data"

@@ -6,7 +6,7 @@ from typing import NoReturn
 import click
 
 from edgebench import __version__
-from edgebench.cli import catalog, compare, measure, runs
+from edgebench.cli import catalog, compare, measure, quantize, runs
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError, UsageError
 
@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   edgebench run                                     the default model, six levels, on this computer
   edgebench run -m model.gguf --mode performance    pp512, tg128 and a chat request of one file
+  edgebench quantize smollm2-135m --to q8_0,q4_k_m  make levels, measure what each one lost
   edgebench compare --by quant                      what each level costs and gives
   edgebench pareto --x decode_tokens_per_s --y acc --out front.png
 
@@ -44,7 +45,8 @@ def app(debug: bool) -> None:
 
 
 for verb in (
-    *(measure.run, measure.sweep, compare.compare, compare.pareto, runs.runs, runs.db),
+    *(measure.run, measure.sweep, quantize.quantize, quantize.reproduce),
+    *(compare.compare, compare.pareto, runs.runs, runs.db),
     *(catalog.models, catalog.suites, catalog.runners, catalog.devices, catalog.cache),
 ):
     app.add_command(verb)

@@ -20,6 +20,7 @@ def _yes_no(value: object) -> str:
         "edgebench models list",
         "edgebench models show smollm2-135m",
         "edgebench models show ./model.gguf -o json",
+        "edgebench models add ./model.gguf --name mine",
     )
 )
 def models() -> None:
@@ -54,6 +55,22 @@ def models_show(model: str, output: str) -> None:
     from edgebench.session_catalog import show_model
 
     emit_one(show_model(model, remark), output, model)
+
+
+@models.command(
+    "add",
+    epilog=examples("edgebench models add ./model.gguf", "edgebench models add ./exported-onnx --name mine"),
+)
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--name", help="What it is called from now on.  [default: from the file's name]")
+@output_option
+def models_add(path: Path, name: str | None, output: str) -> None:
+    """Adopt a GGUF file, an ONNX folder or a checkpoint made elsewhere; it stays where it is."""
+    from edgebench.session_catalog import show_model
+    from edgebench.session_models import add_model
+
+    artifact = add_model(path, name)
+    emit_one(show_model(artifact.model, remark), output, artifact.model)
 
 
 @click.group(
@@ -187,6 +204,7 @@ def devices_show(name: str, output: str) -> None:
     epilog=examples(
         "edgebench cache list",
         "edgebench cache clear artifacts tools",
+        "edgebench cache prefetch smollm2-135m export",
     )
 )
 def cache() -> None:
@@ -223,3 +241,24 @@ def cache_clear(parts: tuple[str, ...], yes: bool, output: str) -> None:
     if not yes:
         click.confirm(f"remove {', '.join(parts) or 'everything'} from the cache?", abort=True, err=True)
     emit(clear_cache(parts), CACHE_COLUMNS, output, "removed")
+
+
+@cache.command(
+    "prefetch",
+    epilog=examples(
+        "edgebench cache prefetch smollm2-135m export genai",
+        "edgebench cache prefetch gemma3-270m --accept-licence",
+    ),
+)
+@click.argument("pieces", nargs=-1, required=True)
+@click.option(
+    "--accept-licence", is_flag=True, help="Accept the terms of weights that are not open; recorded."
+)
+def cache_prefetch(pieces: tuple[str, ...], accept_licence: bool) -> None:
+    """Get PIECES for work without a network.
+
+    Models by name or ORG/NAME, `engine` (llama.cpp's source), the tool environments `export` and `genai`.
+    """
+    from edgebench.session_catalog import prefetch
+
+    prefetch(pieces, remark, accept_license=accept_licence)

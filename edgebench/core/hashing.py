@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(folder: Path, paths: Iterable[Path]) -> str:
+    """Hex sha256 of some files of a folder: of the canonical JSON of sorted [path inside it, sha256]."""
+    return sha256_json(sorted([path.relative_to(folder).as_posix(), sha256_file(path)] for path in paths))
 
 
 def sha256_text(text: str) -> str:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from edgebench.core.errors import EdgebenchError
 
-CACHE_PARTS = ("models", "artifacts", "manifests", "wheels", "sdists", "source", "tools")
+CACHE_PARTS = (
+    *("models", "hub", "checkpoints", "artifacts", "manifests"),
+    *("wheels", "sdists", "source", "tools", "environments", "work"),
+)
 """What the cache holds, a folder each."""
 
 

@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:  # most of edgebench does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Format(StrEnum):
@@ -76,6 +80,10 @@ class QuantSpec:
     """Tensor type -> number of tensors, as read back: {"Q4_0": 210, "Q8_0": 1, "F32": 61}."""
     n_fallback: int = 0
     """Tensors that are not of a type this level would give them, because of their shape."""
+    fallback_share: float = 0.0
+    """Of the layers' weights, those in such tensors."""
+    bits_per_class: Mapping[str, float] = field(default_factory=dict)
+    """Class of tensors (embedding, head, attention, ffn, norm, other) -> bits per weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +107,15 @@ class Artifact:
     license: str | None = None
     tool: str = "none"
     tool_version: str = ""
+    revision: str | None = None
+    """The commit of the hub's repository it came from."""
+    chat_template_sha256: str | None = None
+    calibration_sha256: str | None = None
+    """Of the importance matrix it was made with."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: options, adapter, command, what the tool changed. JSON-ready."""
+    created_at: str | None = field(default=None, compare=False)
+    """When it was first described (UTC)."""
 
     @property
     def label(self) -> str:
@@ -106,7 +123,7 @@ class Artifact:
         return level_label(self.quant.name, self.parent_quant)
 
 
-WHOLE_LEVELS = frozenset({"f32", "f16", "bf16"})
+WHOLE_LEVELS = frozenset({"f32", "f16", "bf16", "onnx-fp32", "onnx-fp16", "genai-fp32"})
 """Levels that keep what their parent had."""
 
 MEDICAL_NOTE = "exam-style accuracy, not clinical safety; not a medical device"
@@ -278,6 +295,12 @@ class Session(Protocol):
     ) -> list[list[Score]]:
         """Score continuations after contexts, `n_cells` tokens at most to a batch (0: one by one)."""
 
+    def logits(self, tokens: Sequence[int], start: int) -> "NDArray[np.float32]":
+        """Evaluate `tokens` from an empty cache; the logits at positions `start` to the last.
+
+        A copy of shape (len(tokens) - start, n_vocab). The same call gives the same bits.
+        """
+
 
 class Runner(Protocol):
     """An engine, found through the entry-point group `edgebench.runners`."""
@@ -287,6 +310,8 @@ class Runner(Protocol):
     formats: ClassVar[tuple[Format, ...]]
     install: ClassVar[str]
     """The command that makes this engine available."""
+    tool: ClassVar[str | None]
+    """The tool environment its process runs in; None: edgebench's own."""
 
     def available(self) -> str | None:
         """None, or one line: why not."""
@@ -299,14 +324,20 @@ class Runner(Protocol):
 
 
 class Quantizer(Protocol):
-    """Makes one level of a model from another, found through `edgebench.quantizers`."""
+    """Makes levels of a model, found through the entry-point group `edgebench.quantizers`."""
 
     name: ClassVar[str]
+    tool: ClassVar[str | None]
+    """The tool environment it works in; None: edgebench's own."""
 
     def levels(self) -> Sequence[str]:
         """The names it knows, widest first."""
 
-    def quantize(
-        self, source: Path, target: Path, level: str, *, n_threads: int, progress: Callable[[float], None]
-    ) -> None:
-        """Write `target` from `source`; leaves nothing behind when it fails (ModelError)."""
+    def version(self) -> str:
+        """The program or library that does the work, and its version."""
+
+    def make(self, job: Mapping[str, Any], progress: Callable[[float], None]) -> dict[str, Any]:
+        """Write the job's `target` at its `level` from its `source`; what is worth recording.
+
+        Leaves nothing behind when it fails (ModelError).
+        """

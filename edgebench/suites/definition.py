@@ -17,6 +17,8 @@ path = "mmlu/test/anatomy_test.csv"
 subject = "anatomy"          # optional, else [data.fields] subject
 sha256 = "…"                 # optional: pins the content
 n_questions = 135            # optional, for `suites list` without the data
+[[data.dev]]                 # optional: questions that are never scored, to calibrate with
+path = "mmlu/dev/anatomy_dev.csv"
 
 [prompt.letter]
 context = "{question}\n{options}\nAnswer:"      # {subject} {question} {options}
@@ -70,6 +72,8 @@ class Definition:
     answer: str
     fields: Mapping[str, Any]
     files: tuple[DataFile, ...]
+    dev_files: tuple[DataFile, ...] = ()
+    """Questions that are never scored: text to calibrate with."""
 
     @property
     def n_questions(self) -> int | None:
@@ -133,7 +137,10 @@ def _checked(raw: Mapping[str, Any], path: Path) -> Definition:
     if data.get("root", "beside") not in ("beside", "data"):
         raise ValueError(f"data.root {data['root']!r} is not beside or data")
     files = tuple(DataFile(**file) for file in data["files"])
-    for file in files:
+    dev_files = tuple(DataFile(**file) for file in data.get("dev", ()))
+    if both := {file.path for file in files} & {file.path for file in dev_files}:
+        raise ValueError(f"data file {both.pop()!r} is scored, so it can't be in [[data.dev]]")
+    for file in (*files, *dev_files):
         if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
             raise ValueError(f"data file {file.path!r} must lie inside its root")
     return Definition(
@@ -154,4 +161,5 @@ def _checked(raw: Mapping[str, Any], path: Path) -> Definition:
         answer=data.get("answer", "index"),
         fields=fields,
         files=files,
+        dev_files=dev_files,
     )

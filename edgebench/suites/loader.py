@@ -49,6 +49,25 @@ def load_suite(name: str, data: Path | None = None) -> Suite:
     )
 
 
+def load_dev(name: str, data: Path | None = None) -> list[Question]:
+    """The questions a suite sets apart from those it scores; SuiteError when there are none.
+
+    A question that is scored as well is refused: what is tuned on must not be what is measured.
+    """
+    definition = find_definition(name)
+    if not definition.dev_files:
+        raise SuiteError(
+            f"suite {definition.name} has no train or dev questions", "calibrate with another suite or a text"
+        )
+    scored = {(q.text, q.choices) for q in load_suite(name, data).questions}
+    found: list[Question] = []
+    for file in definition.dev_files:
+        found += _read(definition, file, locate(definition, file, data))
+    if leaked := [q.id for q in found if (q.text, q.choices) in scored]:
+        raise SuiteError(f"suite {definition.name}: dev question {leaked[0]!r} is also one of those scored")
+    return found
+
+
 def locate(definition: Definition, file: DataFile, data: Path | None) -> Path:
     """Where a data file is: beside the definition, or under the data folder (also by its last parts)."""
     if not definition.beside and data is None:

@@ -27,15 +27,22 @@ UNITS = (
         "_j_per_token",
         "_index",
     ),
-    *("_rate", "_share", "_acc", "_id"),
+    *("_rate", "_share", "_acc", "_id", "_nats"),
 )
 COUNTED = re.compile(r"n_\w+")
 KNOWN = {
     *("n", "i", "id", "seed", "limit", "repetition", "repetitions", "repeat", "rounds"),  # counts and keys
-    *("on_battery", "medical", "git_dirty", "throttled"),  # 0 or 1
+    *("on_battery", "medical", "git_dirty", "throttled", "same_top"),  # 0 or 1
     *("correct", "correct_norm", "correct_a", "correct_b", "acc"),
     *("value", "ci_low", "ci_high"),  # the unit stands beside them: in `unit`, or in `metric`
-    *("logprob", "bits_per_weight", "p_holm", "scale"),  # nats, bits, plain numbers
+    *(
+        "logprob",
+        "bits_per_weight",
+        "p_holm",
+        "scale",
+        "ppl",
+        "greedy_same",
+    ),  # nats, bits, plain numbers, tokens
 }
 FORBIDDEN = re.compile(
     r"(^|_)(ms|us|min|kb|mb|gb|kib|mib|gib|wh|mwh|kwh|mj|mw|pct|percent)(_|$)"

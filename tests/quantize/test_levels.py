@@ -3,15 +3,17 @@ import pytest
 
 from edgebench.quantize.levels import LEVELS, NEEDS_IMATRIX, level_of, needs_super_blocks
 
-UNLISTED = {"mxfp4_moe", "nvfp4", "q1_0", "guessed"}
-"""Not levels that llama.cpp's quantizer makes of any model."""
+UNLISTED = {"nvfp4", "guessed"}
+"""Not levels that llama.cpp's quantizer makes."""
+NEWER = {"q2_0": 41}
+"""Levels that the `gguf` package does not know yet."""
 
 
 def test_levels_are_llama_cpps_own_numbers() -> None:
     known = {
         kind.name.removeprefix("ALL_").removeprefix("MOSTLY_").lower(): kind for kind in gguf.LlamaFileType
     }
-    assert {name: known[name].value for name in LEVELS} == LEVELS
+    assert {name: known[name].value for name in LEVELS if name in known} | NEWER == LEVELS
     assert set(known) - set(LEVELS) <= UNLISTED
 
 

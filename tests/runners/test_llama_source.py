@@ -8,8 +8,9 @@ import pytest
 
 from edgebench.core.errors import MissingDependency, UsageError
 from edgebench.core.paths import cache_dir
+from edgebench.core.pip import pip_reason
 from edgebench.runners import llama_source
-from edgebench.runners.llama_source import first_error, pip_reason, sdist, source_tree, tool, unpack
+from edgebench.runners.llama_source import first_error, sdist, source_tree, tool, unpack
 
 VERSION = "0.0.1"
 ROOT = f"llama_cpp_python-{VERSION}"

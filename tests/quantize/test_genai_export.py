@@ -1,0 +1,54 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgebench.quantize.onnx_file import inspect_onnx
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def make(
+    tiny_checkpoint: Path,
+    genai_tool: object,
+    run_in_tool: Callable[..., dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[Path, dict[str, Any]]]:
+    """`make(level, recipe)`: a genai folder of the small model, and what its making told."""
+
+    def at(level: str, recipe: dict[str, Any] | None = None) -> tuple[Path, dict[str, Any]]:
+        target = tmp_path_factory.mktemp("genai") / level
+        job = {"checkpoint": str(tiny_checkpoint), "target": str(target), "level": level, "recipe": recipe}
+        return target, run_in_tool("genai", job)
+
+    return at
+
+
+def test_the_layout_is_genais_and_everything_travels(make: Callable[..., Any]) -> None:
+    folder, _ = make("genai-fp32")
+
+    inspection = inspect_onnx(folder)
+    assert inspection.layout == "genai"
+    assert inspection.bits_per_class["ffn"] == 32
+    assert {"genai_config.json", "config.json", "tokenizer.json"} <= set(inspection.files)
+    assert json.loads((folder / "genai_config.json").read_text())["search"]["past_present_share_buffer"]
+
+
+@pytest.mark.parametrize(("level", "most"), [("genai-int8", 9.2), ("genai-int4", 9.2)])
+def test_the_tied_head_is_stored_once(make: Callable[..., Any], level: str, most: float) -> None:
+    folder, result = make(level)
+
+    inspection = inspect_onnx(folder)
+    assert result["recipe"]["block_size"] == 32
+    assert inspection.bits_per_class["head"] == inspection.bits_per_class["embedding"] < most
+    assert inspection.bits_per_weight < most
+
+
+def test_the_builders_options_are_recorded(make: Callable[..., Any]) -> None:
+    recipe = {"symmetric": True, "algorithm": "default"}
+    _, result = make("genai-int4", recipe)
+
+    assert result["recipe"] == {"block_size": 32, "accuracy_level": 4, **recipe}
