@@ -35,6 +35,7 @@ from edgebench.session_tools import make_with
 
 NEARLY_FULL_BYTES = 64 * 2**20
 """With less free disk than this, a failed write had no room."""
+SHARED_CHOICES = ("block_size", "symmetric")
 BITS = {"onnx-fp32": 33, "onnx-fp16": 17, "onnx-int8": 9, "onnx-nbits8": 10, "onnx-nbits4": 7}
 BITS |= {"genai-fp32": 33, "genai-int8": 20, "genai-int4": 10}
 """Bits per weight that an export is planned with, before it is there."""
@@ -324,7 +325,9 @@ def _make_onnx(
     if request.search and level in ("onnx-nbits4", "genai-int4"):
         base = job.get("base") or str(_onnx_base(source, checkpoint, request, watcher))
         found = best_recipe(source, checkpoint, Path(base), n_threads=request.n_threads, say=watcher.say)
-        job["recipe"] = found["recipe"]
+        # The builder shares two of the choices, and has words of its own for the rest.
+        wanted = found["recipe"]
+        job["recipe"] = wanted if level in ONNX_LEVELS else {key: wanted[key] for key in SHARED_CHOICES}
     try:
         told = make_with(quantizer, job, watcher.say, progress)
     finally:

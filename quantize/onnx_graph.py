@@ -198,9 +198,10 @@ def share_packed_head(graph: Graph) -> bool:
 
 
 def _pack(rows: Floats, n_bits: int, n_block: int, recipe: Recipe) -> Packed:
-    # `fit` is for few levels: with 256 of them there is nothing to win.
+    # With 256 levels there is nothing to win by `fit`, nor by zero points where the layers have four bits.
     method = recipe["method"] if n_bits < 8 else "round"
-    return pack_rows(rows, n_bits=n_bits, n_block=n_block, symmetric=recipe["symmetric"], method=method)
+    symmetric = recipe["symmetric"] or n_bits > recipe["bits"]
+    return pack_rows(rows, n_bits=n_bits, n_block=n_block, symmetric=symmetric, method=method)
 
 
 def _hold_packed(graph: Graph, module: str, packed: Packed) -> list[str]:

@@ -93,4 +93,4 @@ def _allowed(level: str, key: str, recipe: Mapping[str, Any]) -> tuple[object, .
         if key == "reduce_range":
             return (True, False)
         return (recipe.get(key),)
-    return _ALLOWED.get(key, ())
+    return _ALLOWED.get(key, (recipe[key],))

@@ -1,5 +1,6 @@
 """Reading ONNX folders, on files written byte by byte: no ONNX package stands in edgebench's own process."""
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -176,10 +177,8 @@ def test_a_file_cut_anywhere_is_damage_or_nothing_worse(tmp_path: Path) -> None:
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "model.onnx"
     path.write_bytes(struct.pack("B", 7 << 3 | 2) + varint(len(data)) + data)
-    try:
+    with contextlib.suppress(DamagedError):
         read_header(path)
-    except DamagedError:
-        pass
 
 
 def test_a_folder_without_a_graph_is_told(tmp_path: Path) -> None:
