@@ -35,7 +35,8 @@ class Made:
     """A ladder as it is shown: a row a level, widest first."""
 
     model: str
-    reference: str
+    reference: str | None
+    """None: nothing was checked."""
     rows: list[dict[str, Any]]
     picture: Path | None
     footnote: str
@@ -50,7 +51,8 @@ def quantize_and_check(
     if not ladder.artifacts:
         raise ladder_failed(ladder.outcome)
     notes = {artifact.sha256: _notes(artifact) for artifact in ladder.artifacts}
-    picture = None
+    classes = {artifact.sha256: dict(artifact.quant.bits_per_class) for artifact in ladder.artifacts}
+    picture, label = None, None
     if check:
         reference = reference_gguf(ladder.source, watcher.say, n_threads=request.n_threads)
         store.add_artifact(reference, manifest_of(reference))
@@ -63,7 +65,11 @@ def quantize_and_check(
         asked = {artifact.sha256 for artifact in subjects} | {reference.sha256}
         found = [damage for damage in found if damage.artifact_id in asked]
         rows = [
-            {**asdict(damage), "notes": "; ".join(_said(damage, notes.get(damage.artifact_id, [])))}
+            {
+                **asdict(damage),
+                "bits_per_class": classes.get(damage.artifact_id, {}),
+                "notes": "; ".join(_said(damage, notes.get(damage.artifact_id, []))),
+            }
             for damage in found
         ]
         from edgebench.results.damage_plot import damage_picture
@@ -73,7 +79,6 @@ def quantize_and_check(
         label = reference.label
     else:
         rows = [_unchecked(artifact, notes[artifact.sha256]) for artifact in ladder.artifacts]
-        label = "nothing (--no-check)"
     return Made(
         model=ladder.source.model,
         reference=label,
@@ -221,6 +226,7 @@ def _unchecked(artifact: Artifact, notes: list[str]) -> dict[str, Any]:
         "label": artifact.label,
         "size_bytes": artifact.size_bytes,
         "bits_per_weight": artifact.quant.bits_per_weight,
+        "bits_per_class": dict(artifact.quant.bits_per_class),
         "verdict": None,
         "notes": "; ".join(notes),
     }

@@ -91,7 +91,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         n_params=sizes.total(),
         dtype=sizes.most_common(1)[0][0],
         size_bytes=sum(path.stat().st_size for path in weights),
-        chat_template_sha256=_chat_template_sha256(folder),
+        chat_template_sha256=chat_template_sha256(folder),
         license=_license(folder),
     )
 
@@ -231,7 +231,7 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
-def _chat_template_sha256(folder: Path) -> str | None:
+def chat_template_sha256(folder: Path) -> str | None:
     """The hash of the template that a chat uses by default; None when there is none."""
     file = folder / "chat_template.jinja"
     if file.is_file():

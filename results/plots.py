@@ -222,6 +222,7 @@ def _or(value: float | None, otherwise: float) -> float:
 
 
 def stroke(axes: Axes, start: tuple[float, float], end: tuple[float, float], half_width: float) -> Box:
+    """The box in pixels around a line between two points of the data."""
     (x0, y0), (x1, y1) = _pixels(axes, *start), _pixels(axes, *end)
     return (
         min(x0, x1) - half_width,
@@ -237,6 +238,7 @@ def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
 
 
 def write_picture(canvas: FigureCanvasBase, out: Path) -> None:
+    """Write a drawn figure to a file, which appears whole or not at all."""
     unfinished = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
         canvas.figure.savefig(unfinished, dpi=DPI)

@@ -14,7 +14,7 @@ from edgebench.core.units import data_size, significant
 DAMAGE_COLUMNS = [
     Column("label", "level"),
     Column("size_bytes", "size", data_size, right=True),
-    Column("bits_per_weight", "bits/w", lambda v: f"{v:.2f}", right=True),
+    Column("bits", "bits/w, by class"),
     Column("kld_mean", "KLD, nats [95 %]", lambda e: _estimate(e), right=True),
     Column("kld_p99_nats", "KLD p99", lambda v: significant(v), right=True),
     Column("same_top_share", "same top token", lambda v: f"{v:.1%}", right=True),
@@ -159,11 +159,20 @@ def _request(options: dict[str, Any]) -> Any:
     )
 
 
+CHECKED = ("kld_mean", "kld_p99_nats", "same_top_share", "ppl_ratio", "greedy", "flips", "verdict")
+UNTOLD = ("norm", "other")
+"""Classes too small to matter; the manifest has them."""
+SHORT = {"embedding": "emb", "attention": "attn"}
+
+
 def _show(made: Any, output: str) -> None:
     rows = [_row(row) for row in made.rows]
+    if made.reference is None:
+        columns = [column for column in DAMAGE_COLUMNS if column.key not in CHECKED]
+        emit(rows, columns, output, f"{made.model}: levels made, not checked")
+        return
     emit(rows, DAMAGE_COLUMNS, output, f"{made.model}: what each level lost against {made.reference}")
-    if made.rows and made.rows[0].get("kld_mean") is not None:
-        remark(made.footnote)
+    remark(made.footnote)
     if made.picture is not None:
         remark(f"picture: {made.picture}")
 
@@ -174,7 +183,16 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         greedy = f"{row['greedy_same']:.1f} of {row['n_greedy']}"
     if row.get("n_flips") is not None:
         flips = f"{row['n_flips']} of {row['n_questions']} ({row['n_self_flips']})"
-    return {**row, "greedy": greedy, "flips": flips}
+    return {**row, "bits": _bits(row), "greedy": greedy, "flips": flips}
+
+
+def _bits(row: dict[str, Any]) -> str | None:
+    """`5.14` and, below, what it is made of: a level's name tells neither."""
+    if row["bits_per_weight"] is None:
+        return None
+    classes = row.get("bits_per_class") or {}
+    parts = [f"{SHORT.get(name, name)} {bits:.3g}" for name, bits in classes.items() if name not in UNTOLD]
+    return f"{row['bits_per_weight']:.2f}" + (f"\n{' · '.join(parts)}" if parts else "")
 
 
 def _estimate(estimate: dict[str, Any], n_digits: int | None = None) -> str:

@@ -139,7 +139,7 @@ def test_override_that_cannot_be_used_is_told_before_anything_is_written(
 
 
 def test_level_whose_blocks_do_not_fit_is_told_in_llama_cpps_words(smollm2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="could not make q1_0 .*: no tensor type fallback is defined"):
+    with pytest.raises(ModelError, match=r"could not make q1_0 .*: no tensor type fallback is defined"):
         make(smollm2, tmp_path / "x.gguf", "q1_0")
 
 

@@ -87,7 +87,7 @@ def test_numbers_that_are_not_finite_are_refused(write_matrix: WriteMatrix, valu
 
 
 def test_sums_without_counts_are_refused(write_matrix: WriteMatrix) -> None:
-    with pytest.raises(ModelError, match="blk.0.attn_q.weight has sums without counts"):
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.weight has sums without counts"):
         read_imatrix(write_matrix(with_counts=False))
 
 
