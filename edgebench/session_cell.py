@@ -1,11 +1,12 @@
 """One job on one artifact and the run that records it: what the measuring halves of a session share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
+from edgebench.core.tool_env import ensure_tool
 from edgebench.core.types import Artifact, Status
 from edgebench.results.store import Store
 from edgebench.results.summary import summarise
@@ -67,6 +68,12 @@ def engine_of(cell: Cell, plan: Plan) -> dict[str, Any]:
         "path": str(cell.artifact.path.absolute()),
         "settings": cell.job.config["settings"],
     }
+
+
+def start(job: Mapping[str, Any], plan: Plan, watcher: Watcher) -> Child:
+    """A measuring process for a job, in the environment its engine needs."""
+    tool = ensure_tool(plan.runner.tool, watcher.say) if plan.runner.tool else None
+    return Child(job, tool)
 
 
 def store_readings(child: Child, cell: Cell, store: Store) -> None:

@@ -92,8 +92,12 @@ class Scene:
     request: CheckRequest
 
 
-class ReferenceFailed(EdgebenchError):
-    """The reference's own process failed: nothing can be compared."""
+class ReferenceFailed(Exception):
+    """The reference's own process failed: nothing can be compared. Never leaves `session_check`."""
+
+    def __init__(self, cause: EdgebenchError) -> None:
+        super().__init__(cause.message)
+        self.message, self.hint = cause.message, cause.hint
 
 
 @contextmanager
@@ -104,7 +108,7 @@ def reference_told() -> Iterator[None]:
     except StoreError:
         raise
     except EdgebenchError as error:
-        raise ReferenceFailed(error.message, error.hint) from error
+        raise ReferenceFailed(error) from error
 
 
 def heldout_text() -> str:

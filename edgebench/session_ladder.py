@@ -17,12 +17,11 @@ from edgebench.session_check_scene import CheckRequest
 from edgebench.session_models import peek
 from edgebench.session_quantize import (
     BITS,
-    QuantizeRequest,
     artifact_path,
-    check_request,
     make_ladder,
     quantizer_of,
 )
+from edgebench.session_request import QuantizeRequest, check_request
 from edgebench.session_sources import checkpoint_of, reference_gguf
 from edgebench.session_tools import make_with
 

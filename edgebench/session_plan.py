@@ -27,6 +27,7 @@ from edgebench.core.types import (
 )
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
+from edgebench.quantize.adopted import adopted_models
 from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
 from edgebench.suites.groups import limited, ordered_groups
@@ -166,14 +167,26 @@ def make_plan(request: Request) -> Plan:
 
 
 def _runner(request: Request) -> Runner:
-    kinds = {model.endswith(SYNTHETIC_SUFFIX) for model in request.models}
-    if len(kinds) > 1:
-        raise UsageError("synthetic models can't be measured beside real ones", "run them on their own")
-    synthetic = True in kinds
-    runner: Runner = registry.load("runners", request.runner or ("synthetic" if synthetic else "llama_cpp"))
-    if (why := runner.available()) is not None:
+    fitting = {_runner_name(model) for model in request.models}
+    if len(fitting) > 1:
+        raise UsageError(
+            f"these models need different engines: {', '.join(sorted(fitting))}", "measure them one by one"
+        )
+    runner: Runner = registry.load("runners", request.runner or fitting.pop())
+    if runner.tool is None and (why := runner.available()) is not None:
         raise MissingDependency(f"runner {runner.name}: {why}", runner.install)
     return runner
+
+
+def _runner_name(model: str) -> str:
+    """The engine for a model's format: of a folder, what lies in it tells."""
+    ours = adopted_models().get(model)
+    path = Path(ours.path if ours else model).expanduser()
+    if model.endswith(SYNTHETIC_SUFFIX):
+        return "synthetic"
+    if path.is_dir():
+        return "onnx" if (path / "model.onnx").is_file() else "torch"
+    return "llama_cpp"
 
 
 def _workloads(request: Request) -> tuple[Workload, ...]:

@@ -4,8 +4,7 @@ A level whose manifest tells of this very job is not made again, so an interrupt
 it was. A level that can't be made is a failure; the others follow.
 """
 
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, free_bytes
 from edgebench.core.types import Artifact, Quantizer
 from edgebench.devices.local import default_threads as default_threads
-from edgebench.quantize.gguf_quantize import check_types
 from edgebench.quantize.levels import (
     ALL_LEVELS,
     LEVELS,
     MOST_FALLBACK_SHARE,
-    NEEDS_IMATRIX,
     ONNX_LEVELS,
 )
 from edgebench.quantize.manifest import describe, manifest_of, sidecar, write_sidecar
 from edgebench.results.store import Store
-from edgebench.session_calibration import BUILT_IN, Calibration, calibrate
+from edgebench.session_calibration import Calibration, calibrate
 from edgebench.session_cell import Outcome, Watcher
 from edgebench.session_onnx import best_recipe
+from edgebench.session_request import QuantizeRequest, check_request, creation_command, options_of
 from edgebench.session_sources import checkpoint_of, child_of, gguf_base, open_source, reference_gguf
 from edgebench.session_split import split_gguf
 from edgebench.session_tools import make_with
@@ -41,27 +39,6 @@ BITS |= {"genai-fp32": 33, "genai-int8": 20, "genai-int4": 10}
 """Bits per weight that an export is planned with, before it is there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeRequest:
-    """What the user asks for. Names and defaults are the command line's."""
-
-    model: str
-    levels: tuple[str, ...]
-    out: Path
-    n_threads: int
-    revision: str | None = None
-    adapter: Path | None = None
-    calibration: str | None = None
-    calibration_suites: tuple[str, ...] = ()
-    data: Path | None = None
-    tensor_types: tuple[tuple[str, str], ...] = ()
-    output_type: str | None = None
-    embedding_type: str | None = None
-    max_shard: str | None = None
-    search: bool = True
-    accept_license: bool = False
-
-
 @dataclass(slots=True)
 class Ladder:
     """What was made, and what could not be."""
@@ -69,20 +46,6 @@ class Ladder:
     source: Artifact
     artifacts: list[Artifact] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
-
-
-def check_request(request: QuantizeRequest) -> None:
-    """UsageError or ModelError for what can be told before anything is fetched or made."""
-    for level in request.levels:
-        if level not in ALL_LEVELS:
-            raise nearest(level, ALL_LEVELS, kind="level")
-    check_types(request.tensor_types, request.output_type, request.embedding_type)
-    needy = [level for level in request.levels if level in NEEDS_IMATRIX]
-    if needy and request.calibration is None and not request.calibration_suites:
-        raise ModelError(
-            f"level {needy[0]} needs an importance matrix: without one llama.cpp refuses, or makes garbage",
-            f"--calibration {BUILT_IN}, or --calibration FILE with a text like what the model will read",
-        )
 
 
 def make_ladder(request: QuantizeRequest, store: Store, watcher: Watcher) -> Ladder:
@@ -199,23 +162,9 @@ def _job_sha256(
     level: str, source: Artifact, request: QuantizeRequest, calibration: Calibration | None
 ) -> str:
     """What decides a level's bytes: where it is the same, the level is not made again."""
-    options = _options(level, request)
+    options = options_of(level, request)
     matrix = calibration.sha256 if calibration and level in LEVELS else None
     return sha256_json([source.sha256, level, options, matrix, quantizer_of(level).version()])
-
-
-def _options(level: str, request: QuantizeRequest) -> dict[str, Any]:
-    """The options that were given and concern this level."""
-    if level in LEVELS:
-        named: dict[str, Any] = {
-            "tensor_types": [list(pair) for pair in request.tensor_types],
-            "output_type": request.output_type,
-            "embedding_type": request.embedding_type,
-            "max_shard": request.max_shard,
-        }
-    else:
-        named = {"search": request.search if level in ("onnx-nbits4", "genai-int4") else None}
-    return {key: value for key, value in named.items() if value not in (None, [])}
 
 
 def _ready(
@@ -247,7 +196,7 @@ def _make(
     recipe = {
         "job_sha256": _job_sha256(level, source, request, calibration),
         "command": creation_command(level, request),
-        **_options(level, request),
+        **options_of(level, request),
         **told,
     }
     if calibration and level in LEVELS:
@@ -285,7 +234,7 @@ def _make_gguf(
         "level": level,
         "n_threads": request.n_threads,
         "imatrix": str(calibration.imatrix) if calibration else None,
-        **{k: v for k, v in _options(level, request).items() if k != "max_shard"},
+        **{k: v for k, v in options_of(level, request).items() if k != "max_shard"},
     }
     try:
         told = make_with(quantizer, job, watcher.say, progress)
@@ -376,27 +325,3 @@ def _tidy(path: Path) -> None:
 
     for part in path.parent.glob(f".part-*-{path.name}") if path.parent.is_dir() else ():
         shutil.rmtree(part) if part.is_dir() else part.unlink()
-
-
-def creation_command(level: str, request: QuantizeRequest) -> str:
-    """The command that makes this level again."""
-    words = ["edgebench", "quantize", request.model, "--to", level]
-    named: Mapping[str, object] = {
-        "--revision": request.revision,
-        "--adapter": request.adapter,
-        "--calibration": request.calibration if level in LEVELS else None,
-        "--output-type": request.output_type if level in LEVELS else None,
-        "--embedding-type": request.embedding_type if level in LEVELS else None,
-        "--max-shard": request.max_shard if level in LEVELS else None,
-    }
-    for flag, value in named.items():
-        words += [flag, str(value)] if value is not None else []
-    if level in LEVELS:
-        for suite in request.calibration_suites:
-            words += ["--calibration-suite", suite]
-        for pattern, kind in request.tensor_types:
-            words += ["--tensor-type", f"{pattern}={kind}"]
-    elif not request.search:
-        words.append("--no-search")
-    words += ["--accept-licence"] if request.accept_license else []
-    return shlex.join([*words, "--out", "DIR"])

@@ -8,8 +8,7 @@ from typing import Any
 from edgebench.core.errors import InvalidRun
 from edgebench.core.types import Status
 from edgebench.results.store import Store
-from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, store_readings
-from edgebench.session_child import Child
+from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
 from edgebench.session_plan import Plan
 from edgebench.suites.scoring import grade
 
@@ -54,7 +53,7 @@ def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher
         "shape": cell.job.shape.value,
         "n_cells": cell.job.config["n_cells"],
     }
-    with Child(job) as child:
+    with start(job, plan, watcher) as child:
         for message in child.messages():
             if message["type"] == "loaded":
                 store.set_engine(cell.run_id, message["facts"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgebench.core.types import NO_METER, Status
 from edgebench.results.store import Store
-from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, store_readings
+from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
 from edgebench.session_child import Child
 from edgebench.session_plan import Job, Plan, interleaved
 
@@ -63,7 +63,8 @@ def _visit(
     seed = cell.job.config["seed"]
     workloads = [_workload_todo(cell.job, i, repetitions, seed + round_index) for i, repetitions in missing]
     load_s: float | None = None
-    with Child({"kind": "performance", **engine_of(cell, plan), "workloads": workloads}) as child:
+    job = {"kind": "performance", **engine_of(cell, plan), "workloads": workloads}
+    with start(job, plan, watcher) as child:
         for message in child.messages():
             memory = message["memory"]
             if message["type"] == "loaded":

@@ -18,8 +18,9 @@ from edgebench.core.tool_env import OFFLINE, QUIET
 from edgebench.quantize.levels import GENAI_LEVELS
 from edgebench.quantize.onnx_blocks import BLOCKS
 from edgebench.quantize.onnx_export import carry, check
-from edgebench.quantize.onnx_graph import Graph, share_packed_head
+from edgebench.quantize.onnx_graph import Graph, pack_graph, share_packed_head
 from edgebench.quantize.onnx_model import MODEL_FILE, load_model, save_model
+from edgebench.quantize.onnx_recipe import recipe_of
 
 Progress = Callable[[float], None]
 
@@ -27,15 +28,17 @@ BUILDER = "onnxruntime_genai.models.builder"
 PRECISIONS = dict(zip(GENAI_LEVELS, ("fp32", "int8", "int4"), strict=True))
 ALGORITHMS = ("default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed")
 """The builder's own names; `_last` keeps the output head at 8 bits, `_mixed` some layers as well."""
+OWN = ("round", "fit", "offset")
+"""Packed by edgebench into the builder's float graph, as plain graphs are; head and embedding have 8 bits."""
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "genai-int8": {"block_size": 32, "symmetric": True, "accuracy_level": 4, "algorithm": "default"},
-    "genai-int4": {"block_size": 32, "symmetric": False, "accuracy_level": 4, "algorithm": "k_quant_last"},
+    "genai-int4": {"block_size": 32, "symmetric": False, "accuracy_level": 4, "algorithm": "fit"},
 }
 ALLOWED: Mapping[str, tuple[object, ...]] = {
     "block_size": BLOCKS,
     "symmetric": (True, False),
     "accuracy_level": (0, 1, 2, 3, 4),
-    "algorithm": ALGORITHMS,
+    "algorithm": (*ALGORITHMS, *OWN),
 }
 LONGEST_S = 3 * 3600
 
@@ -50,15 +53,20 @@ def export(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     if level not in GENAI_LEVELS:
         raise nearest(level, GENAI_LEVELS, kind="genai level")
     recipe = genai_recipe(level, job.get("recipe"))
+    own = recipe is not None and recipe["algorithm"] in OWN
     with atomic_path(Path(job["target"])) as folder:
         with tempfile.TemporaryDirectory(prefix="edgebench-genai-") as scratch:
-            _build(checkpoint, folder, PRECISIONS[level], recipe, Path(scratch))
-        progress(0.7)
-        shared = level != "genai-fp32" and _share_head(folder)
+            precision = "fp32" if own else PRECISIONS[level]
+            _build(checkpoint, folder, precision, None if own else recipe, Path(scratch))
+        progress(0.3 if own else 0.7)
+        if recipe is not None and own:
+            _pack(folder, level, recipe, lambda share: progress(0.3 + 0.5 * share))
+        elif recipe is not None:
+            _share_head(folder)
         carry(checkpoint, folder)
         check(folder, standard=False)
     progress(1.0)
-    return {"recipe": recipe, "external_data": True, "shared_head": shared}
+    return {"recipe": recipe, "external_data": True}
 
 
 def genai_recipe(level: str, asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -103,6 +111,11 @@ def _build(
     reason = told[-1] if told else f"it ended with {done.returncode}"
     if "No module named" in reason or "cannot import name" in reason:
         raise MissingDependency(f"the genai builder can't start: {reason}", "edgebench cache prefetch genai")
+    if "cannot reshape array" in reason and recipe is not None:
+        raise ModelError(
+            f"onnxruntime-genai's {recipe['algorithm']} can't pack rows of an odd number of blocks: {reason}",
+            f"another block_size, or one of edgebench's own algorithms: {', '.join(OWN)}",
+        )
     raise ModelError(f"onnxruntime-genai can't build {checkpoint}: {reason}")
 
 
@@ -115,15 +128,31 @@ def _options(recipe: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
-def _share_head(folder: Path) -> bool:
-    """Let the embedding read the packed head, where the builder kept it in float beside it."""
+def _pack(folder: Path, level: str, recipe: Mapping[str, Any], progress: Progress) -> None:
+    """Quantize the builder's float graph in place."""
+    plain = recipe_of(
+        {"genai-int4": "onnx-nbits4", "genai-int8": "onnx-nbits8"}[level],
+        {
+            **{key: recipe[key] for key in ("block_size", "symmetric", "accuracy_level")},
+            "method": "fit" if recipe["algorithm"] == "offset" else recipe["algorithm"],
+            "zeros": "offset" if recipe["algorithm"] == "offset" else "whole",
+        },
+    )
+    if plain is None:
+        raise ModelError(f"{level} needs a recipe")
     graph = Graph(load_model(folder / MODEL_FILE))
-    try:
-        shared = share_packed_head(graph)
-    except ModelError:
-        return False  # it reads the packed head already
-    if shared:
-        for path in folder.glob(f"{MODEL_FILE}*"):
-            path.unlink()
-        save_model(graph.model, folder, most_inline_bytes=0)
-    return shared
+    pack_graph(graph, plain, progress)
+    _write_again(graph, folder)
+
+
+def _share_head(folder: Path) -> None:
+    """Let the embedding read the tied head's packed rows, where the builder kept it in float beside them."""
+    graph = Graph(load_model(folder / MODEL_FILE))
+    if graph.has_float_embedding() and share_packed_head(graph):
+        _write_again(graph, folder)
+
+
+def _write_again(graph: Graph, folder: Path) -> None:
+    for path in folder.glob(f"{MODEL_FILE}*"):
+        path.unlink()
+    save_model(graph.model, folder, most_inline_bytes=0)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from edgebench.core.errors import ModelError
-from edgebench.quantize.onnx_blocks import BLOCKS, Floats, Packed, pack_rows, pack_with_offsets
+from edgebench.quantize.onnx_blocks import BLOCKS, Floats, Packed, pack_rows, pack_with_offsets, unpack_rows
 from edgebench.quantize.onnx_recipe import FLOAT, Recipe
 
 DOMAIN = "com.microsoft"
+_N_ROWS_AT_ONCE = 4096
 _PASSED = ("Cast", "Mul", "Div", "Tanh", "Add", "Sub", "Identity", "Reshape")
 """What may stand between the head's product and the logits: scaling, capping, a bias."""
 
@@ -40,6 +41,10 @@ class Graph:
         if node is None or node.op_type not in ("MatMul", "MatMulNBits"):
             raise ModelError("the graph has no output head: no MatMul makes its logits")
         return node
+
+    def has_float_embedding(self) -> bool:
+        """Whether tokens are still looked up in a float table."""
+        return any(node.op_type == "Gather" and node.input[1] == "input_ids" for node in self.graph.node)
 
     def embedding(self) -> Any:
         """The Gather that looks tokens up. ModelError where there is none."""
@@ -192,8 +197,28 @@ def share_packed_head(graph: Graph) -> bool:
     if shape != [number["N"], number["K"]] or number["K"] % number["block_size"]:
         return False
     packed = [str(name) for name in head.input[1:4]], number["bits"], number["block_size"]
+    rows = graph.matrix(table).T if graph.source(embedding.input[0])[1] else graph.matrix(table)
+    if not _stands_for(graph, packed[0], rows, number["bits"]):
+        return False  # two matrices of one shape
     graph.replace(embedding, _look_up(graph, embedding, *packed))
     graph.finish()
+    return True
+
+
+def _stands_for(graph: Graph, names: Sequence[str], rows: Floats, n_bits: int) -> bool:
+    """Whether packed rows are these rows, each weight to a step."""
+    from onnx import numpy_helper
+
+    weights, scales, *zeros = (numpy_helper.to_array(graph.weights[name]) for name in names)
+    weights, scales = weights.reshape(len(rows), scales.size // len(rows), -1), scales.reshape(len(rows), -1)
+    for start in range(0, len(rows), _N_ROWS_AT_ONCE):
+        part = slice(start, start + _N_ROWS_AT_ONCE)
+        zero = zeros[0].reshape(len(rows), -1)[part] if zeros else None
+        packed = Packed(weights=weights[part], scales=scales[part], zeros=zero)
+        error = np.abs(unpack_rows(packed, n_bits=n_bits, n_columns=rows.shape[1]) - rows[part])
+        steps = np.repeat(np.abs(scales[part]), rows.shape[1] // scales.shape[1], axis=1)
+        if (error > 1.01 * steps + 1e-7).any():
+            return False
     return True
 
 

@@ -4,6 +4,7 @@ A plain graph hands the whole cache back after every step. A genai graph writes 
 input and output at once, so that a step copies nothing.
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

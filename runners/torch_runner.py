@@ -5,6 +5,7 @@ to f32, attention is written out (`eager`), and nothing but safetensors and JSON
 """
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -96,7 +96,10 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         "--device", default="local", show_default=True, help="What to run on; `devices list` names them."
     ),
     click.option(
-        "-m", "--model", type=NAMES, help="Model names or GGUF files, by comma.  [default: smollm2-135m]"
+        "-m",
+        "--model",
+        type=NAMES,
+        help="Model names, GGUF files or ONNX folders, by comma.  [default: smollm2-135m]",
     ),
     click.option("--quant", type=NAMES, help="Levels to make of each model and measure: f16,q8_0,q4_0,…"),
     click.option("--runner", help="The engine; chosen by the file's format unless named."),

@@ -144,7 +144,8 @@ PREVIEW_COLUMNS = [
 
 
 def _request(options: dict[str, Any]) -> Any:
-    from edgebench.session_quantize import QuantizeRequest, default_threads
+    from edgebench.session_quantize import default_threads
+    from edgebench.session_request import QuantizeRequest
     from edgebench.session_split import check_shard_size
 
     if not options["levels"]:

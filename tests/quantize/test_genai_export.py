@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from edgebench.core.errors import ModelError
 from edgebench.quantize.onnx_file import inspect_onnx
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -44,7 +45,14 @@ def test_the_tied_head_is_stored_once(make: Callable[..., Any], level: str, most
     inspection = inspect_onnx(folder)
     assert result["recipe"]["block_size"] == 32
     assert inspection.bits_per_class["head"] == inspection.bits_per_class["embedding"] < most
+    assert inspection.n_params == inspect_onnx(make("genai-fp32")[0]).n_params
     assert inspection.bits_per_weight < most
+
+
+def test_an_algorithm_the_model_is_no_match_for_is_told(make: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match="odd number of blocks") as refused:
+        make("genai-int4", {"algorithm": "k_quant"})  # its feed-forward rows are 96 wide
+    assert "fit" in str(refused.value.hint)
 
 
 def test_the_builders_options_are_recorded(make: Callable[..., Any]) -> None:

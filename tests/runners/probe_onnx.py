@@ -43,11 +43,10 @@ def main() -> None:
         session.prefill(tokens[:7])
         session.prefill(tokens[7:])
         found["split_difference"] = float(np.abs(session._last - whole[-1]).max())
+        found["greedy_ends"] = session.greedy() in session._enders
         found["part_is_equal"] = bool((part == whole[5:]).all())
         found["repeat_is_equal"] = bool((session.logits(tokens, 0) == whole).all())
         found["text"] = b"".join(session.piece(token) for token in tokens).decode()
-        said = session.greedy()
-        found["greedy_ends"] = said in session._enders
         found["chat"] = session.chat_prompt("Hello?")
         hf: Any = AutoTokenizer.from_pretrained(checkpoint)
         found["hf_tokens"] = hf(TEXT).input_ids

@@ -13,7 +13,8 @@ from edgebench.results.damage import Damage, Verdict, damages
 from edgebench.results.store import Store
 from edgebench.session_check import check_ladder
 from edgebench.session_check_scene import CheckRequest
-from edgebench.session_quantize import QuantizeRequest, make_ladder
+from edgebench.session_quantize import make_ladder
+from edgebench.session_request import QuantizeRequest
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
