@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -41,3 +41,10 @@ def best_recipe(
     with atomic_path(kept) as partial:
         partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return {"recipe": found["best"]["recipe"], "candidates": found["candidates"]}
+
+
+def genai_words(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain graph's recipe in the words of the genai exporter."""
+    offset = recipe["zeros"] == "offset" and not recipe["symmetric"]
+    shared = {key: recipe[key] for key in ("block_size", "symmetric", "accuracy_level")}
+    return {**shared, "algorithm": "offset" if offset else recipe["method"]}

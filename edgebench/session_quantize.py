@@ -4,6 +4,7 @@ A level whose manifest tells of this very job is not made again, so an interrupt
 it was. A level that can't be made is a failure; the others follow.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgebench.core import registry
 from edgebench.core.errors import EdgebenchError, ModelError, StoreError, nearest
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, free_bytes
-from edgebench.core.types import Artifact, Quantizer
+from edgebench.core.types import WHOLE_LEVELS, Artifact, Quantizer
 from edgebench.devices.local import default_threads as default_threads
 from edgebench.quantize.levels import (
     ALL_LEVELS,
@@ -25,7 +26,7 @@ from edgebench.quantize.manifest import describe, manifest_of, sidecar, write_si
 from edgebench.results.store import Store
 from edgebench.session_calibration import Calibration, calibrate
 from edgebench.session_cell import Outcome, Watcher
-from edgebench.session_onnx import best_recipe
+from edgebench.session_onnx import best_recipe, genai_words
 from edgebench.session_request import QuantizeRequest, check_request, creation_command, options_of
 from edgebench.session_sources import checkpoint_of, child_of, gguf_base, open_source, reference_gguf
 from edgebench.session_split import split_gguf
@@ -33,7 +34,8 @@ from edgebench.session_tools import make_with
 
 NEARLY_FULL_BYTES = 64 * 2**20
 """With less free disk than this, a failed write had no room."""
-SHARED_CHOICES = ("block_size", "symmetric")
+ROUNDED = frozenset(LEVELS) - WHOLE_LEVELS
+"""Levels that an importance matrix has a say in."""
 BITS = {"onnx-fp32": 33, "onnx-fp16": 17, "onnx-int8": 9, "onnx-nbits8": 10, "onnx-nbits4": 7}
 BITS |= {"genai-fp32": 33, "genai-int8": 20, "genai-int4": 10}
 """Bits per weight that an export is planned with, before it is there."""
@@ -163,7 +165,7 @@ def _job_sha256(
 ) -> str:
     """What decides a level's bytes: where it is the same, the level is not made again."""
     options = options_of(level, request)
-    matrix = calibration.sha256 if calibration and level in LEVELS else None
+    matrix = calibration.sha256 if calibration and level in ROUNDED else None
     return sha256_json([source.sha256, level, options, matrix, quantizer_of(level).version()])
 
 
@@ -199,7 +201,7 @@ def _make(
         **options_of(level, request),
         **told,
     }
-    if calibration and level in LEVELS:
+    if calibration and level in ROUNDED:
         recipe["calibration"] = calibration.facts
     if "license_accepted" in source.recipe:
         recipe["license_accepted"] = source.recipe["license_accepted"]
@@ -211,7 +213,7 @@ def _make(
         level=level,
         tool="llama_model_quantize" if level in LEVELS else quantizer.name,
         tool_version=quantizer.version(),
-        calibration_sha256=calibration.sha256 if calibration and level in LEVELS else None,
+        calibration_sha256=calibration.sha256 if calibration and level in ROUNDED else None,
         recipe=recipe,
     )
 
@@ -233,7 +235,7 @@ def _make_gguf(
         "target": str(work),
         "level": level,
         "n_threads": request.n_threads,
-        "imatrix": str(calibration.imatrix) if calibration else None,
+        "imatrix": str(calibration.imatrix) if calibration and level in ROUNDED else None,
         **{k: v for k, v in options_of(level, request).items() if k != "max_shard"},
     }
     try:
@@ -262,9 +264,15 @@ def _make_onnx(
 ) -> tuple[Path, dict[str, Any]]:
     path = request.out / f"{source.model}-{level}"
     checkpoint = checkpoint_of(source, watcher.say)
+    if path.exists() and not sidecar(path).is_file():
+        raise ModelError(
+            f"{path} is there, and edgebench did not make it", "move it away, or choose another --out"
+        )
+    fresh = path.with_name(f".new-{path.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
     job: dict[str, Any] = {
         "checkpoint": str(checkpoint),
-        "target": str(path),
+        "target": str(fresh),
         "level": level,
         "n_threads": request.n_threads,
     }
@@ -274,13 +282,14 @@ def _make_onnx(
     if request.search and level in ("onnx-nbits4", "genai-int4"):
         base = job.get("base") or str(_onnx_base(source, checkpoint, request, watcher))
         found = best_recipe(source, checkpoint, Path(base), n_threads=request.n_threads, say=watcher.say)
-        # The builder shares two of the choices, and has words of its own for the rest.
-        wanted = found["recipe"]
-        job["recipe"] = wanted if level in ONNX_LEVELS else {key: wanted[key] for key in SHARED_CHOICES}
+        job["recipe"] = found["recipe"] if level in ONNX_LEVELS else genai_words(found["recipe"])
     try:
         told = make_with(quantizer, job, watcher.say, progress)
     finally:
-        _tidy(path)
+        _tidy(fresh)
+    if path.exists():  # of another job, or damaged: it goes when the new one is whole
+        shutil.rmtree(path)
+    fresh.rename(path)
     return path, {**told, **({"search": found["candidates"]} if found else {})}
 
 
@@ -321,7 +330,5 @@ def _size(path: Path) -> int:
 
 def _tidy(path: Path) -> None:
     """Remove what a killed child left of this level: it could not do so itself."""
-    import shutil
-
     for part in path.parent.glob(f".part-*-{path.name}") if path.parent.is_dir() else ():
         shutil.rmtree(part) if part.is_dir() else part.unlink()

@@ -17,7 +17,7 @@ from edgebench.core.paths import atomic_path
 from edgebench.core.tool_env import OFFLINE, QUIET
 from edgebench.quantize.levels import GENAI_LEVELS
 from edgebench.quantize.onnx_blocks import BLOCKS
-from edgebench.quantize.onnx_export import carry, check
+from edgebench.quantize.onnx_export import carry, check, refuse_full
 from edgebench.quantize.onnx_graph import Graph, pack_graph, share_packed_head
 from edgebench.quantize.onnx_model import MODEL_FILE, load_model, save_model
 from edgebench.quantize.onnx_recipe import recipe_of
@@ -54,6 +54,7 @@ def export(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         raise nearest(level, GENAI_LEVELS, kind="genai level")
     recipe = genai_recipe(level, job.get("recipe"))
     own = recipe is not None and recipe["algorithm"] in OWN
+    refuse_full(Path(job["target"]))
     with atomic_path(Path(job["target"])) as folder:
         with tempfile.TemporaryDirectory(prefix="edgebench-genai-") as scratch:
             precision = "fp32" if own else PRECISIONS[level]

@@ -53,6 +53,7 @@ def export(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         raise nearest(level, ONNX_LEVELS, kind="ONNX level")
     recipe = recipe_of(level, job.get("recipe"))
     most_inline_bytes = int(job.get("most_inline_bytes") or MOST_INLINE_BYTES)
+    refuse_full(target)
     with atomic_path(target) as folder:
         if level == "onnx-fp32":
             checkpoint = Path(job["checkpoint"])
@@ -88,6 +89,12 @@ def quantize(
     else:
         pack_graph(Graph(model), recipe, lambda share: progress(0.8 * share))
     return save_model(model, folder, most_inline_bytes)
+
+
+def refuse_full(target: Path) -> None:
+    """A folder can't be renamed onto one that holds something: said before the work, not after it."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelError(f"{target} is already there", "delete it, or choose another place")
 
 
 def carry(source: Path, folder: Path) -> None:

@@ -112,7 +112,8 @@ def _weights(header: Header) -> list[_Weight]:
     found = []
     for constant in header.constants:
         uses = list(_uses(constant.name, readers))
-        named = set() if _TABLES.search(constant.name) else {_part(node, slot) for node, slot in uses}
+        no_weight = _TABLES.search(constant.name) or constant.kind == "INT64"
+        named = set() if no_weight else {_part(node, slot) for node, slot in uses}
         parts = sorted(named, key=CLASSES.index)
         n_weights, kind = _meaning(constant, uses)
         first, *more = parts or ["other"]

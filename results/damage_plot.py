@@ -24,7 +24,7 @@ LEAST_NATS = 1e-7
 LOOKS = {
     Format.GGUF: ("GGUF", "#0072B2", "o"),
     Format.ONNX: ("ONNX", "#D55E00", "s"),
-    Format.SAFETENSORS: ("checkpoint", "#009E73", "D"),
+    Format.SAFETENSORS: ("checkpoint in torch", "#009E73", "D"),
     Format.SYNTHETIC: ("synthetic", "#CC79A7", "v"),
 }
 
@@ -61,11 +61,19 @@ def damage_picture(found: Sequence[Damage], out: Path, title: str, note: str = "
 def describe(shown: Sequence[Damage]) -> str:
     """The picture's foot: what was compared, and what the marks mean."""
     parts = ["KL(reference || file), mean over predicted tokens of held-out text", "bars: 95 % intervals"]
+    if origin := _common_origin(shown):
+        parts.append(f"all levels made {origin.strip(' ()')}")
     if any(_is_hollow(damage) for damage in shown):
         parts.append("hollow: degraded, broken, or not in parity")
     if any(damage.evidence is not Evidence.MEASURED for damage in shown):
         parts.append("not measured: synthetic")
     return " · ".join(parts)
+
+
+def _common_origin(shown: Sequence[Damage]) -> str:
+    """` (from q4_1)` where every label ends so: it is said once, below; else nothing."""
+    origins = {damage.label.removeprefix(damage.quant) for damage in shown}
+    return origins.pop() if len(origins) == 1 else ""
 
 
 def _at(damage: Damage) -> tuple[float, float]:
@@ -135,8 +143,12 @@ def _dress(axes: Axes, shown: Sequence[Damage]) -> None:
 
 def _draw_labels(axes: Axes, shown: Sequence[Damage]) -> None:
     pixel = DPI / 72  # of a typographic point
-    several = len({damage.model for damage in shown}) > 1
-    texts = [_label(axes, damage, several) for damage in shown]
+    several, origin = len({damage.model for damage in shown}) > 1, _common_origin(shown)
+    names = [damage.label.removesuffix(origin) for damage in shown]
+    texts = [
+        _label(axes, damage, f"{damage.model} {name}" if several else name)
+        for damage, name in zip(shown, names, strict=True)
+    ]
     boxes = [text.get_window_extent() for text in texts]
     frame = axes.get_window_extent()
     anchors = [axes.transData.transform(_at(damage)) for damage in shown]
@@ -156,9 +168,8 @@ def _draw_labels(axes: Axes, shown: Sequence[Damage]) -> None:
         text.set_position(((centre[0] - anchor[0]) / pixel, (centre[1] - anchor[1]) / pixel))
 
 
-def _label(axes: Axes, damage: Damage, several_models: bool) -> Annotation:
+def _label(axes: Axes, damage: Damage, name: str) -> Annotation:
     """A name on a white ground, tied to its point by a hair line; it is moved to its place later."""
-    name = f"{damage.model} {damage.label}" if several_models else damage.label
     kld = damage.kld_mean
     if kld is not None and kld.value < LEAST_NATS:
         name += f" (≤ {LEAST_NATS:.0e})"

@@ -16,7 +16,7 @@ DAMAGE_COLUMNS = [
     Column("size_bytes", "size", data_size, right=True),
     Column("bits", "bits/w, by class"),
     Column("kld_mean", "KLD, nats [95 %]", lambda e: _estimate(e), right=True),
-    Column("kld_p99_nats", "KLD p99", lambda v: significant(v), right=True),
+    Column("kld_p99_nats", "KLD p99", lambda v: _nats(v) if v >= LEAST_NATS else "< 1e-06", right=True),
     Column("same_top_share", "same top token", lambda v: f"{v:.1%}", right=True),
     Column("ppl_ratio", "PPL ratio [95 %]", lambda e: _estimate(e, 3), right=True),
     Column("greedy", "greedy tokens alike", right=True),
@@ -196,9 +196,20 @@ def _bits(row: dict[str, Any]) -> str | None:
     return f"{row['bits_per_weight']:.2f}" + (f"\n{' · '.join(parts)}" if parts else "")
 
 
+LEAST_NATS = 1e-6
+"""Below, a divergence is rounding: its digits, and even its sign, mean nothing."""
+
+
+def _nats(value: float) -> str:
+    return f"{value:.1e}" if LEAST_NATS <= value < 1e-3 else significant(value)
+
+
 def _estimate(estimate: dict[str, Any], n_digits: int | None = None) -> str:
+    if n_digits is None and estimate["value"] < LEAST_NATS:
+        return f"< {LEAST_NATS:.0e}"
+
     def show(value: float) -> str:
-        return significant(value) if n_digits is None else f"{value:.{n_digits}f}"
+        return _nats(value) if n_digits is None else f"{value:.{n_digits}f}"
 
     if estimate["ci_low"] is None:
         return show(estimate["value"])

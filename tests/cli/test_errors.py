@@ -120,7 +120,7 @@ def test_an_empty_file_is_refused(edgebench, tmp_path):
 
 def test_a_folder_is_no_model(edgebench, tmp_path):
     (tmp_path / "folder.gguf").mkdir()
-    told(edgebench("run", "-m", "folder.gguf", *QUICK), 1, "is not a file")
+    told(edgebench("run", "-m", "folder.gguf", *QUICK), 1, "is no checkpoint", "it is empty")
 
 
 @pytest.mark.engine

@@ -49,6 +49,32 @@ def test_the_tied_head_is_stored_once(make: Callable[..., Any], level: str, most
     assert inspection.bits_per_weight < most
 
 
+def test_a_head_of_its_own_is_not_taken_for_the_embedding(
+    tiny_checkpoint: Path,
+    genai_tool: object,
+    run_in_tool: Callable[..., dict[str, Any]],
+    run_python_in_tool: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "untie.py"
+    script.write_text(
+        "import shutil, sys, torch\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "shutil.copytree(sys.argv[1], sys.argv[2])\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], tie_word_embeddings=False)\n"
+        "model.lm_head.weight = torch.nn.Parameter(-model.get_input_embeddings().weight.detach())\n"
+        "model.save_pretrained(sys.argv[2])\n",
+        encoding="utf-8",
+    )
+    run_python_in_tool(script, tiny_checkpoint, tmp_path / "untied")
+    job = {"checkpoint": str(tmp_path / "untied"), "level": "genai-int8", "target": str(tmp_path / "int8")}
+
+    run_in_tool("genai", job)
+
+    bits = inspect_onnx(tmp_path / "int8").bits_per_class
+    assert (bits["embedding"], bits["head"]) == (32, 9)
+
+
 def test_an_algorithm_the_model_is_no_match_for_is_told(make: Callable[..., Any]) -> None:
     with pytest.raises(ModelError, match="odd number of blocks") as refused:
         make("genai-int4", {"algorithm": "k_quant"})  # its feed-forward rows are 96 wide

@@ -132,6 +132,17 @@ def test_a_data_file_cut_short_is_noticed(ladder: Ladder, run_in_tool: RunInTool
         inspect_onnx(tmp_path / "cut")
 
 
+def test_what_is_there_already_is_kept(ladder: Ladder, run_in_tool: RunInTool) -> None:
+    folder, _ = ladder["onnx-fp16"]
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    job = {"target": str(folder), "level": "onnx-fp16", "base": str(ladder["onnx-fp32"][0])}
+
+    with pytest.raises(EdgebenchError, match="is already there"):
+        run_in_tool("onnx", job)
+
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
