@@ -137,7 +137,10 @@ def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--tensor-type {pattern!r} is no regular expression: {error}") from error
+        raise UsageError(
+            f"--tensor-type {pattern!r} is no regular expression: {error}",
+            "a part of a tensor's name will do: ffn_down, blk.0., attn_v",
+        ) from error
 
 
 def _imatrix(path: Path, source: Path) -> Imatrix:

@@ -92,7 +92,7 @@ def test_a_merged_tiny_model_says_what_the_adapter_model_says(
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["dora"])  # the one whose merge is not a plain sum
 def test_a_merged_smollm2_says_what_the_adapter_model_says(
     kind: str, smollm2_checkpoint: Path, merged: Callable[..., Merged]
 ) -> None:

@@ -53,7 +53,8 @@ def f16(smollm2: Path) -> Path:
 def f32(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """540 MB in which nothing is rounded but f32 itself: what differs here is not rounding."""
     path = tmp_path_factory.mktemp("levels") / "f32.gguf"
-    GgufQuantizer().quantize(smollm2, path, "f32", n_threads=2, progress=lambda _: None)
+    job = {"source": str(smollm2), "target": str(path), "level": "f32", "n_threads": 2}
+    GgufQuantizer().make(job, lambda _: None)
     yield path
     path.unlink()
 
