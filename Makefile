@@ -50,7 +50,7 @@ demo: $(ENGINE) ## measure six levels of a small model on this computer: edgeben
 	$(BIN)/edgebench pareto --db $(DB) --x decode_tokens_per_s --y acc --out pareto.png
 
 test: $(ENGINE) ## all tests; PYTEST_ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .
