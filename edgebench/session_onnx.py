@@ -11,6 +11,7 @@ from edgebench.core.hashing import sha256_json, sha256_text
 from edgebench.core.paths import atomic_path, cache_part
 from edgebench.core.tool_env import pinned
 from edgebench.core.types import Artifact
+from edgebench.results.damage import DEGRADED_SAME_TOP_SHARE
 from edgebench.session_tools import call_tool
 
 N_CHUNKS, CHUNK_TOKENS = 4, 256
@@ -40,7 +41,21 @@ def best_recipe(
     found = call_tool("search", {**job, "scratch": str(cache_part("work"))}, say)
     with atomic_path(kept) as partial:
         partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    say(_verdict(source.model, found["candidates"][0], found["best"]))
     return {"recipe": found["best"]["recipe"], "candidates": found["candidates"]}
+
+
+def _verdict(model: str, plain: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """What plain rounding would have cost, and what was found instead."""
+
+    def told(one: Mapping[str, Any]) -> str:
+        degrades = ", degrades text" if one["same_top_share"] < DEGRADED_SAME_TOP_SHARE else ""
+        return (
+            f"KLD {one['mean_kld']:.3g}, same top token {one['same_top_share']:.0%}, "
+            f"{one['size_bytes'] / 1e6:.0f} MB{degrades}"
+        )
+
+    return f"4-bit ONNX of {model}: plain rounding {told(plain)}; best recipe {told(best)}"
 
 
 def genai_words(recipe: Mapping[str, Any]) -> dict[str, Any]:

