@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 LEVELS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 SMALL = ("q3_k_m", "q2_k")
-# Two chunks tell levels apart whose divergence differs by half and more; greedy text and answers don't.
-REQUEST = CheckRequest(n_threads=2, n_chunks=2, n_prompts=1, n_greedy=8, n_questions=1)
+# 256 predictions tell levels apart whose divergence differs by half; greedy text and answers don't.
+REQUEST = CheckRequest(
+    n_threads=2, n_chunks=2, n_ctx=256, n_prompts=1, n_greedy=4, n_questions=1, n_self_chunks=1
+)
 
 
 class Silent:

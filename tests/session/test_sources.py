@@ -81,7 +81,7 @@ def test_a_tokenizer_that_differs_is_seen(tiny_checkpoint: Path, smollm2: Path, 
     for file in tiny_checkpoint.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
+    tokenizer["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ModelError, match="the GGUF's tokenizer is not the checkpoint's"):
         check_tokenizer(folder, smollm2, print)
