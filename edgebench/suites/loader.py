@@ -52,7 +52,8 @@ def load_suite(name: str, data: Path | None = None) -> Suite:
 def load_dev(name: str, data: Path | None = None) -> list[Question]:
     """The questions a suite sets apart from those it scores; SuiteError when there are none.
 
-    A question that is scored as well is refused: what is tuned on must not be what is measured.
+    A question that is scored as well is left out (published suites have such): what is tuned on must not be
+    what is measured.
     """
     definition = find_definition(name)
     if not definition.dev_files:
@@ -63,9 +64,10 @@ def load_dev(name: str, data: Path | None = None) -> list[Question]:
     found: list[Question] = []
     for file in definition.dev_files:
         found += _read(definition, file, locate(definition, file, data))
-    if leaked := [q.id for q in found if (q.text, q.choices) in scored]:
-        raise SuiteError(f"suite {definition.name}: dev question {leaked[0]!r} is also one of those scored")
-    return found
+    kept = [question for question in found if (question.text, question.choices) not in scored]
+    if not kept:
+        raise SuiteError(f"suite {definition.name}: every dev question is also one of those scored")
+    return kept
 
 
 def locate(definition: Definition, file: DataFile, data: Path | None) -> Path:

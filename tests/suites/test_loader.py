@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgebench.core.errors import SuiteError
-from edgebench.suites.loader import load_suite
+from edgebench.suites.loader import load_dev, load_suite
 
 WriteSuite = Callable[..., Path]
 
@@ -217,3 +217,27 @@ def test_hash_covers_everything_that_is_asked(write_suite: WriteSuite) -> None:
     hashes = {load_json(write_suite, row(**change)).sha256 for change in changes}
     assert len(hashes) == len(changes)
     assert load_json(write_suite, row()).sha256 in hashes
+
+
+def test_dev_questions_that_are_scored_are_left_out(tmp_path: Path) -> None:
+    def row(text: str) -> str:
+        return json.dumps({"q": text, "c": ["yes", "no"], "a": 0}) + "\n"
+
+    (tmp_path / "test.jsonl").write_text(row("one?") + row("two?"))
+    (tmp_path / "dev.jsonl").write_text(row("two?") + row("three?"))
+    suite = tmp_path / "mine.toml"
+    head = 'name = "mine"\nversion = "1"\n[data]\nformat = "jsonl"\nanswer = "index"\n'
+    head += 'fields = { question = "q", choices = "c", answer = "a" }\n'
+    files = '[[data.files]]\npath = "test.jsonl"\n[[data.dev]]\npath = "dev.jsonl"\n'
+    prompt = '[prompt.cloze]\ncontext = "{question}"\n'
+    suite.write_text(head + files + prompt)
+    assert [q.text for q in load_dev(str(suite))] == ["three?"]
+    (tmp_path / "dev.jsonl").write_text(row("one?"))
+    with pytest.raises(SuiteError, match="every dev question is also one of those scored"):
+        load_dev(str(suite))
+    suite.write_text(head + files.replace("dev.jsonl", "test.jsonl") + prompt)
+    with pytest.raises(SuiteError, match="is scored, so it can't be in"):
+        load_dev(str(suite))
+    suite.write_text(head + files.split("[[data.dev]]")[0] + prompt)
+    with pytest.raises(SuiteError, match="has no train or dev questions"):
+        load_dev(str(suite))

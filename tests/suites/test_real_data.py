@@ -3,7 +3,7 @@ from pathlib import Path
 
 from edgebench.suites.definition import find_definition
 from edgebench.suites.groups import limited, ordered_groups
-from edgebench.suites.loader import load_suite
+from edgebench.suites.loader import load_dev, load_suite
 
 
 def test_mmlu_medical_is_the_published_one(shared_data: Path) -> None:
@@ -27,3 +27,10 @@ def test_a_part_of_mmlu_medical_holds_each_subject_in_proportion(shared_data: Pa
 
 def test_the_folder_of_the_subject_files_will_do_too(shared_data: Path) -> None:
     assert load_suite("mmlu-medical", shared_data / "mmlu" / "test").verified
+
+
+def test_dev_questions_are_none_of_those_scored(shared_data: Path) -> None:
+    dev = load_dev("mmlu-medical", shared_data)
+    scored = {(q.text, q.choices) for q in load_suite("mmlu-medical", shared_data).questions}
+    assert 20 < len(dev) < 30  # of five a subject; the published files share some with the test set
+    assert not scored & {(q.text, q.choices) for q in dev}
