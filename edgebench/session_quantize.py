@@ -289,6 +289,8 @@ def _make_onnx(
         _tidy(fresh)
     if path.exists():  # of another job, or damaged: it goes when the new one is whole
         shutil.rmtree(path)
+    sidecar(path).unlink(missing_ok=True)
+    sidecar(path).touch()  # killed before the manifest is written, the folder is still known to be ours
     fresh.rename(path)
     return path, {**told, **({"search": found["candidates"]} if found else {})}
 
