@@ -13,6 +13,7 @@ from typing import Any
 
 from edgebench.core.errors import ModelError
 from edgebench.core.hashing import sha256_tree
+from edgebench.core.json_file import read_object
 from edgebench.core.paths import atomic_path, free_bytes
 from edgebench.quantize.checkpoint import COMPANIONS, CONFIG, Checkpoint, read_checkpoint
 from edgebench.quantize.safetensors_header import DamagedError, read_header
@@ -78,7 +79,7 @@ def merge(job: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         read_adapter(job["adapter"]),
         job["target"],
     )
-    base_config = json.loads((base.folder / CONFIG).read_text(encoding="utf-8"))
+    base_config = read_object(base.folder / CONFIG)
     shapes = {
         name: tensor.shape
         for path in base.files
@@ -147,12 +148,7 @@ def read_adapter(place: str | Path) -> Adapter:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: it is not JSON", "fetch it again") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is damaged: it is not a JSON object", "fetch it again")
+    config = read_object(path)
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"{path.parent} is an adapter of type {config.get('peft_type')!r}",

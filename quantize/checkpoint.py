@@ -4,7 +4,6 @@ Nothing of it is ever run: pickles are refused, code beside the weights is not l
 file that is read is named by this module or, for shards, by an index whose names can't leave the folder.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from edgebench.core.errors import ModelError, nearest
 from edgebench.core.hashing import sha256_text, sha256_tree
+from edgebench.core.json_file import read_object
 from edgebench.quantize.safetensors_header import DamagedError, Tensor, read_header
 
 FAMILIES = {
@@ -114,7 +114,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
             if adapter
             else f"a checkpoint has {CONFIG}, safetensors and a tokenizer",
         )
-    config = _json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     if any(config.get(key) for key in ("quantization_config", "compression_config")):
         told = config.get("quantization_config") or config["compression_config"]
         method = told.get("quant_method", "unknown") if isinstance(told, Mapping) else "unknown"
@@ -174,7 +174,7 @@ def _weights(folder: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> Mapping[str, str]:
     """Tensor -> shard. A shard is a plain name: an index can't point out of its folder."""
-    named = _json(index).get("weight_map")
+    named = read_object(index).get("weight_map")
     if not isinstance(named, Mapping) or not named:
         raise ModelError(f"{index} is damaged: it has no weight_map", "fetch it again")
     for shard in named.values():
@@ -237,7 +237,7 @@ def chat_template_sha256(folder: Path) -> str | None:
     if file.is_file():
         return sha256_text(file.read_text(encoding="utf-8"))
     settings = folder / "tokenizer_config.json"
-    template = _json(settings).get("chat_template") if settings.is_file() else None
+    template = read_object(settings).get("chat_template") if settings.is_file() else None
     if isinstance(template, list):  # several, by name
         template = next((t.get("template") for t in template if t.get("name") == "default"), None)
     return sha256_text(template) if isinstance(template, str) else None
@@ -257,16 +257,6 @@ def _license(folder: Path) -> str | None:
             start = path.read_text(encoding="utf-8", errors="replace")[:500].lower()
             return next((name for sign, name in _LICENSES.items() if sign in start), None)
     return None
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: it is not JSON", "fetch it again") from error
-    if not isinstance(value, Mapping):
-        raise ModelError(f"{path} is damaged: it is not a JSON object", "fetch it again")
-    return value
 
 
 def _pickles(folder: Path) -> list[str]:

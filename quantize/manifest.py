@@ -16,7 +16,7 @@ from edgebench.core.errors import ModelError
 from edgebench.core.hashing import sha256_file, sha256_tree
 from edgebench.core.paths import atomic_path, cache_part
 from edgebench.core.types import WHOLE_LEVELS, Artifact, Format, QuantSpec
-from edgebench.quantize.checkpoint import chat_template_sha256, read_checkpoint
+from edgebench.quantize.checkpoint import read_checkpoint
 from edgebench.quantize.gguf_file import check_magic, gguf_parts, inspect_gguf
 from edgebench.quantize.levels import ALL_LEVELS, MOST_FALLBACK_SHARE
 
@@ -171,7 +171,8 @@ def _onnx(path: Path, level: str | None) -> Artifact:
         size_bytes=sum(file.stat().st_size for file in artifact_files(path)),
         n_params=facts.n_params,
         family=facts.family,
-        chat_template_sha256=chat_template_sha256(path),
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        chat_template_sha256=facts.chat_template_sha256,
     )
 
 

@@ -1,6 +1,5 @@
 """What is really inside an ONNX folder: its weights, what they take, and what each part of the model has."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core.errors import ModelError
-from edgebench.core.hashing import sha256_text
+from edgebench.core.json_file import read_object
+from edgebench.quantize.checkpoint import chat_template_sha256
 from edgebench.quantize.levels import CLASSES
 from edgebench.quantize.onnx_header import Constant, DamagedError, Header, Node, read_header
 
@@ -79,7 +79,7 @@ def inspect_onnx(folder: Path) -> OnnxInspection:
         raise ModelError(f"can't read {path}: {error.strerror}") from error
     except DamagedError as error:
         raise ModelError(f"{path} is damaged or cut short: {error}", "export the model again") from error
-    config, genai = _json(folder / "config.json"), _json(folder / GENAI_FILE)
+    config, genai = (read_object(folder / name, missing_ok=True) for name in ("config.json", GENAI_FILE))
     weights = _weights(header)
     n_params = _n_params(weights, tied=bool(config.get("tie_word_embeddings")))
     if not n_params:
@@ -98,7 +98,7 @@ def inspect_onnx(folder: Path) -> OnnxInspection:
         tensor_types=dict(Counter(w.kind for w in weights if w.n_weights).most_common()),
         bits_per_class={p: 8 * parts[p][1] / parts[p][0] for p in CLASSES if p in parts and parts[p][0]},
         kv_bytes_per_token=_kv_bytes_per_token(config),
-        chat_template_sha256=_template_sha256(folder),
+        chat_template_sha256=chat_template_sha256(folder),
         files=tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))),
     )
 
@@ -184,23 +184,3 @@ def _kv_bytes_per_token(config: Mapping[str, Any]) -> int | None:
     n_layers, n_heads, width = numbers
     n_kv = text.get("num_key_value_heads") or n_heads
     return int(4 * n_layers * n_kv * (text.get("head_dim") or width // n_heads))
-
-
-def _template_sha256(folder: Path) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return sha256_text(path.read_text(encoding="utf-8"))
-    template = _json(folder / "tokenizer_config.json").get("chat_template")
-    return sha256_text(template) if isinstance(template, str) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is damaged: it is not a JSON object")
-    return value

@@ -19,7 +19,7 @@ def load_model(path: Path) -> Any:
 
     try:
         return onnx.load(path)
-    except Exception as error:
+    except Exception as error:  # protobuf's and onnx's errors share no narrower base
         raise ModelError(f"{path} can't be read: {error}") from error
 
 

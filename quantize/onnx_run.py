@@ -23,7 +23,7 @@ def open_graph(folder: Path, n_threads: int = 0) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(folder / MODEL_FILE, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # onnxruntime's errors share no narrower base
         line = str(error).splitlines()[0]
         raise ModelError(f"onnxruntime can't open the graph: {line}") from error
 

@@ -1,7 +1,7 @@
 """A checkpoint's own tokenizer, for the engines that have none: ids, bytes, chat template, ends of a text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ class HfTokenizer:
         self.enders: tuple[int, ...] = tuple(sorted({*ends, *more_enders, *([] if own is None else [own])}))
         """Tokens that end a text."""
         backend = getattr(self._hf, "backend_tokenizer", None)
-        self._bytes = (
-            _byte_alphabet() if backend is not None and "ByteLevel" in str(backend.decoder) else None
-        )
+        self._bytes = byte_alphabet() if backend is not None and "ByteLevel" in str(backend.decoder) else None
         begin = self._hf("a").input_ids[:1]
         self.bos: int | None = begin[0] if begin == [self._hf.bos_token_id] else None
         """The token a text begins with by default, or None."""
@@ -72,14 +70,19 @@ class HfTokenizer:
         name: str | None = self._hf.convert_ids_to_tokens(token)
         if name is None:
             return b""
-        if self._bytes is not None:
-            return bytes(self._bytes[sign] for sign in name if sign in self._bytes)
-        if match := _BYTE.fullmatch(name):
-            return bytes([int(match[1], 16)])
-        return name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return piece_bytes(name, self._bytes)
 
 
-def _byte_alphabet() -> dict[str, int]:
+def piece_bytes(name: str, alphabet: Mapping[str, int] | None) -> bytes:
+    """What a vocabulary's name of a token writes: by the byte-level alphabet, or as sentencepiece does."""
+    if alphabet is not None:
+        return bytes(alphabet[sign] for sign in name if sign in alphabet)
+    if match := _BYTE.fullmatch(name):
+        return bytes([int(match[1], 16)])
+    return name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+
+def byte_alphabet() -> dict[str, int]:
     """The signs byte-level BPE writes bytes as: printable ones as themselves, the others from 256 up."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.errors import ModelError
+from edgebench.core.json_file import read_object
 from edgebench.core.tool_env import pinned
 from edgebench.core.types import Evidence, Format, Score, Settings
-from edgebench.runners.tokenizer_json import JsonTokenizer, read_json
+from edgebench.runners.tokenizer_json import JsonTokenizer
 
 MODEL_FILE = "model.onnx"
 GENAI_FILE = "genai_config.json"
@@ -65,7 +66,10 @@ class OnnxSession:
         if settings.n_gpu_layers:
             raise ModelError("the onnx runner computes on the CPU only", "leave out -ngl")
         self._settings = settings
-        config, genai = read_json(folder / "config.json"), read_json(folder / GENAI_FILE)
+        config, genai, generation = (
+            read_object(folder / name, missing_ok=True)
+            for name in ("config.json", GENAI_FILE, "generation_config.json")
+        )
         self._session = _open(folder, settings)
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = [one.name for one in self._session.get_outputs()]
@@ -85,7 +89,6 @@ class OnnxSession:
         logits = next(one for one in self._session.get_outputs() if one.name == "logits")
         self.n_vocab: int = _first_int(logits.shape[-1], text.get("vocab_size"), model.get("vocab_size"))
         self.n_ctx_train: int = _first_int(text.get("max_position_embeddings"), model.get("context_length"))
-        generation = read_json(folder / "generation_config.json")
         ends = [one.get("eos_token_id") for one in (config, text, generation, model)]
         self._tokenizer = JsonTokenizer(folder, _flat(ends))
         self._enders = [token for token in self._tokenizer.enders if token < self.n_vocab]
@@ -260,7 +263,7 @@ def _open(folder: Path, settings: Settings) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(folder / MODEL_FILE, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # onnxruntime's errors share no narrower base
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"onnxruntime can't open {folder}: {line}") from error
 

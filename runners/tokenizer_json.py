@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgebench.core.errors import ModelError
-from edgebench.runners.hf_tokenizer import _BYTE, ENDERS, _byte_alphabet
+from edgebench.core.json_file import read_object
+from edgebench.runners.hf_tokenizer import ENDERS, byte_alphabet, piece_bytes
 
 
 class JsonTokenizer:
@@ -25,11 +26,11 @@ class JsonTokenizer:
             raise ModelError(f"{folder} has no tokenizer.json", "export the model again: it travels along")
         try:
             self._own: Any = Tokenizer.from_file(str(path))
-        except Exception as error:
+        except Exception as error:  # the Rust underneath raises nothing narrower
             raise ModelError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
         self._own.no_truncation()
         self._own.no_padding()
-        self._config = read_json(folder / "tokenizer_config.json")
+        self._config = read_object(folder / "tokenizer_config.json", missing_ok=True)
         self._template = _template(folder, self._config)
         added = self._own.get_added_tokens_decoder()
         self._control = {i for i, token in added.items() if token.special}
@@ -39,7 +40,7 @@ class JsonTokenizer:
         self.enders: tuple[int, ...] = tuple(sorted({*ends, *more_enders, *([] if eos is None else [eos])}))
         """Tokens that end a text."""
         decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder")
-        self._bytes = _byte_alphabet() if "ByteLevel" in json.dumps(decoder) else None
+        self._bytes = byte_alphabet() if "ByteLevel" in json.dumps(decoder) else None
         begin, plain = self.encode("a"), self._own.encode("a", add_special_tokens=False).ids
         self.bos: int | None = begin[0] if begin[: len(plain)] != plain else None
         """The token a text begins with by default, or None."""
@@ -76,11 +77,7 @@ class JsonTokenizer:
         name: str | None = self._own.id_to_token(token)
         if name is None:
             return b""
-        if self._bytes is not None:
-            return bytes(self._bytes[sign] for sign in name if sign in self._bytes)
-        if match := _BYTE.fullmatch(name):
-            return bytes([int(match[1], 16)])
-        return name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return piece_bytes(name, self._bytes)
 
     def _special(self, name: str) -> str:
         """A special token's text; "" where the tokenizer has none."""
@@ -89,24 +86,13 @@ class JsonTokenizer:
         return value if isinstance(value, str) else ""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file. ModelError where it is damaged."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is damaged: it is not a JSON object")
-    return value
-
-
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    named = read_json(folder / "chat_template.json").get("chat_template") or config.get("chat_template")
+    named = read_object(folder / "chat_template.json", missing_ok=True).get("chat_template") or config.get(
+        "chat_template"
+    )
     if isinstance(named, list):  # several, each with a name
         named = next((one.get("template") for one in named if one.get("name") == "default"), None)
     return named if isinstance(named, str) else None
