@@ -8,9 +8,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from edgebench.core.engine import Session
 from edgebench.core.errors import ModelError
 from edgebench.core.hashing import sha256_json
-from edgebench.core.types import Session, Shape
+from edgebench.core.types import Shape
 
 CTX_STEP = 256
 """llama.cpp rounds caches up to this many cells."""

@@ -15,8 +15,8 @@ from edgebench.quantize.gguf_file import MAGIC
 from edgebench.quantize.imatrix import read_imatrix
 from edgebench.runners.llama_source import tool
 from edgebench.suites.definition import find_definition
-from edgebench.suites.loader import LETTERS, load_dev, load_suite
-from edgebench.suites.prompts import build_prompt
+from edgebench.suites.loader import load_dev, load_suite
+from edgebench.suites.prompts import LETTERS, build_prompt
 
 BUILT_IN = "builtin"
 N_CTX = 512
@@ -126,6 +126,8 @@ def _dev_text(name: str, data: Path | None) -> str:
     scorer = Scorer.LETTER if Scorer.LETTER in find_definition(name).prompts else suite.default_scorer
     texts = []
     for question in load_dev(name, data):
+        if question.answer_index is None:
+            continue  # nothing to calibrate on
         answer = question.choices[question.answer_index]
         prompt = build_prompt(suite, question, scorer)
         mark = f"{LETTERS[question.answer_index]}. " if scorer is Scorer.LETTER else ""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.engine import Runner
 from edgebench.core.errors import EdgebenchError, SuiteError, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
 from edgebench.core.tool_env import ensure_tool, find_tool, tool_names, tool_title
-from edgebench.core.types import Runner, Scorer
+from edgebench.core.types import Scorer
 from edgebench.devices.local import local_environment
 from edgebench.devices.profiles import find_profile, profile_names
 from edgebench.quantize.adopted import adopted_models

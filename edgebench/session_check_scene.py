@@ -13,11 +13,12 @@ from typing import Any
 import psutil
 
 from edgebench.core import registry
+from edgebench.core.engine import Runner
 from edgebench.core.errors import EdgebenchError, MissingDependency, ModelError, StoreError
 from edgebench.core.hashing import sha256_json, sha256_text
 from edgebench.core.paths import cache_part, free_bytes
 from edgebench.core.tool_env import Tool, ensure_tool
-from edgebench.core.types import Artifact, Question, Runner, Scorer, Settings
+from edgebench.core.types import Artifact, Question, Scorer, Settings
 from edgebench.session_cell import Watcher
 from edgebench.session_child import Child
 from edgebench.session_plan import N_CELLS
@@ -161,7 +162,7 @@ def subject_of(
         "n_greedy": request.n_greedy,
         "suite": suite.id,
         "suite_sha256": suite.sha256,
-        "template_sha256": sha256_text(suite_template(suite, Scorer.CLOZE)),
+        "template_sha256": sha256_json(asdict(suite_template(suite, Scorer.CLOZE))),
         "groups_sha256": sha256_json([[question.id for question in group] for group in groups]),
         "n_cells": N_CELLS,
         "settings": asdict(settings),
@@ -291,7 +292,7 @@ def graded_rows(message: Mapping[str, Any], scene: Scene) -> list[dict[str, obje
                 "shape": message["shape"],
                 "question_id": answer["question_id"],
                 "choice_index": graded.choice_index,
-                "correct": int(graded.correct),
+                "correct": int(bool(graded.correct)),
             }
         )
     return rows

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgebench.core.engine import Session
 from edgebench.core.errors import ModelError
-from edgebench.core.types import Session, Shape
+from edgebench.core.types import Shape
 from edgebench.session_accuracy import score_groups
 
 N_ROWS = 16

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgebench.core.types import Session, Workload
+from edgebench.core.engine import Session
+from edgebench.core.types import Workload
 from edgebench.devices.contention import UNSTABLE_FACTOR, CpuTimes, is_noisy, spin_s
 
 CHAT_TEXT = (

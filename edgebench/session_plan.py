@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.engine import Runner
 from edgebench.core.errors import MissingDependency, UsageError
 from edgebench.core.hashing import sha256_json, sha256_text
 from edgebench.core.types import (
@@ -18,7 +19,6 @@ from edgebench.core.types import (
     Mode,
     Prompt,
     Question,
-    Runner,
     Scorer,
     Settings,
     Shape,
@@ -236,7 +236,7 @@ def _accuracy_job(request: Request, runner: Runner, settings: Settings, suite: S
             "suite": suite.id,
             "suite_sha256": suite.sha256,
             "scorer": scorer.value,
-            "template_sha256": sha256_text(suite_template(suite, scorer)),
+            "template_sha256": sha256_json(asdict(suite_template(suite, scorer))),
             "shape": shape.value,
             "n_cells": N_CELLS if shape is Shape.GROUPED else 0,
             "groups_sha256": sha256_json([[q.id for q in group] for group in groups]),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.engine import Quantizer
 from edgebench.core.errors import EdgebenchError, ModelError, StoreError, nearest
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, free_bytes
-from edgebench.core.types import WHOLE_LEVELS, Artifact, Quantizer
+from edgebench.core.types import WHOLE_LEVELS, Artifact
 from edgebench.devices.local import default_threads as default_threads
 from edgebench.quantize.levels import (
     ALL_LEVELS,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgebench.core.engine import Quantizer
 from edgebench.core.errors import RunFailed
 from edgebench.core.tool_env import ensure_tool
-from edgebench.core.types import Quantizer
 from edgebench.session_child import Child
 
 Say = Callable[[str], None]

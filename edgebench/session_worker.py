@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.engine import Quantizer, Runner, Session
 from edgebench.core.errors import EdgebenchError
-from edgebench.core.types import Quantizer, Runner, Session, Settings, Shape, Workload
+from edgebench.core.types import Settings, Shape, Workload
 from edgebench.session_accuracy import score_groups
 from edgebench.session_performance import Canary, measure
 

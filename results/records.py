@@ -139,6 +139,15 @@ def suite_row(suite: Suite) -> dict[str, object]:
         "n_questions": len(suite.questions),
         "license": suite.license,
         "medical": suite.medical,
+        "facts_json": canonical_json(
+            {
+                "categories": suite.categories,
+                "slices": suite.slices,
+                "headline": suite.headline,
+                "label": suite.label,
+                "key_sha256": suite.key_sha256,
+            }
+        ),
     }
 
 

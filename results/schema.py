@@ -171,9 +171,41 @@ _M002 = (
     _CHECK_ANSWER,
 )
 
+# Suites without a public key have answers that are neither right nor wrong: `correct` may be NULL. SQLite
+# can't loosen a column, so the table is made anew.
+_ANSWER_3 = """CREATE TABLE answer_3 (
+  run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, question_id TEXT NOT NULL,
+  repeat INTEGER NOT NULL DEFAULT 0, -- the rotation: place j showed option (j + repeat) mod n_choices
+  choice_index INTEGER, -- as the suite stores its options; NULL: no answer could be read off
+  choice_norm_index INTEGER, choice_bytes_index INTEGER,
+  correct INTEGER CHECK (correct IN (0,1)), -- NULL: the suite has no key
+  correct_norm INTEGER CHECK (correct_norm IN (0,1)), correct_bytes INTEGER CHECK (correct_bytes IN (0,1)),
+  logprobs_json TEXT, -- one per option, as the suite stores them
+  output_text TEXT, extraction_rule TEXT, -- of `generate`: what was written, and the rule that read it
+  n_prompt INTEGER, n_cut INTEGER NOT NULL DEFAULT 0, -- tokens lost from the left: the prompt was too long
+  n_shots INTEGER NOT NULL DEFAULT 0, n_gen INTEGER, ttft_s REAL, total_s REAL,
+  group_sha256 TEXT, -- the questions it shared a batch with
+  PRIMARY KEY (run_id, question_id, repeat)
+) STRICT, WITHOUT ROWID"""
+
+_M003 = (
+    "DROP VIEW paired_answer",
+    _ANSWER_3,
+    """INSERT INTO answer_3 (run_id, question_id, repeat, choice_index, choice_norm_index, correct,
+         correct_norm, logprobs_json, output_text, n_prompt, n_gen, ttft_s, total_s, group_sha256)
+       SELECT run_id, question_id, repeat, choice_index, choice_norm_index, correct,
+         correct_norm, logprobs_json, output_text, n_prompt, n_gen, ttft_s, total_s, group_sha256
+       FROM answer""",
+    "DROP TABLE answer",
+    "ALTER TABLE answer_3 RENAME TO answer",
+    _PAIRED_ANSWER,
+    # Categories, slices, the headline figure, the label that must stand beside scores.
+    "ALTER TABLE suite ADD COLUMN facts_json TEXT NOT NULL DEFAULT '{}'",
+)
+
 # Number n brings a database from user_version n-1 to n. A released migration is never edited: databases
 # that already ran it would differ from new ones. A change is a new entry at the end.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001, _M002)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001, _M002, _M003)
 
 
 def check(connection: sqlite3.Connection, path: Path) -> int:

@@ -87,7 +87,7 @@ class _Log:
 
 
 class LlamaSession:
-    """A loaded GGUF model; see `edgebench.core.types.Session`."""
+    """A loaded GGUF model; see `edgebench.core.engine.Session`."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._lib = lib = import_submodule("llama_cpp", "llama_cpp")

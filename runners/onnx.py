@@ -53,7 +53,7 @@ class Onnx:
 
 
 class OnnxSession:
-    """A loaded graph; see `edgebench.core.types.Session`."""
+    """A loaded graph; see `edgebench.core.engine.Session`."""
 
     facts: Mapping[str, Any]
 

@@ -45,7 +45,7 @@ class Torch:
 
 
 class TorchSession:
-    """A loaded checkpoint; see `edgebench.core.types.Session`."""
+    """A loaded checkpoint; see `edgebench.core.engine.Session`."""
 
     facts: Mapping[str, Any]
 

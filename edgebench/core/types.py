@@ -1,17 +1,13 @@
-"""The nouns every room shares: frozen data, closed sets of names, and what plug-ins implement.
+"""The nouns every room shares: frozen data and closed sets of names.
 
 Units stand in the names (`_s`, `_bytes`, `_tokens_per_s`); counts begin with `n_`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
-
-if TYPE_CHECKING:  # most of edgebench does without numpy
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Any
 
 
 class Format(StrEnum):
@@ -56,6 +52,16 @@ class Scorer(StrEnum):
     """The options are listed; the likeliest of " A", " B", … wins (lm-eval's MMLU)."""
     CLOZE = "cloze"
     """The options are not listed; the likeliest option *text* after "Answer:" wins."""
+    GENERATE = "generate"
+    """The options are listed; the model writes, greedily, and a strict ladder reads the letter off."""
+
+
+class Permutation(StrEnum):
+    """In which orders the options of a question are shown."""
+
+    NONE = "none"
+    CYCLIC = "cyclic"
+    """As many times as there are options: in rotation r, place j shows option (j + r) mod k."""
 
 
 class Shape(StrEnum):
@@ -178,18 +184,42 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One multiple-choice question as its suite gives it; `answer_index` counts from 0."""
+    """One multiple-choice question as its suite gives it; `answer_index` counts from 0.
+
+    `answer_index` is None in suites whose key is not public; `passage` is what is read before it;
+    `worked` is the answer in full, reasoning included, where a worked example has one.
+    """
 
     id: str
     text: str
     choices: tuple[str, ...]
-    answer_index: int
+    answer_index: int | None
     subject: str = ""
+    passage: str = ""
+    worked: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """How a scorer asks. Texts may hold {subject} {question} {options} {passage}."""
+
+    context: str
+    """The question, up to where the answer begins."""
+    description: str = ""
+    """Stands once, before the worked examples."""
+    delimiter: str = " "
+    """Between context and answer; nothing under a chat template."""
+    shot_delimiter: str = "\n\n"
+    """After a worked example."""
+    n_gen: int = 0
+    """`generate`: tokens to write at most."""
+    stop: tuple[str, ...] = ()
+    """`generate`: texts that end the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """A loaded suite: definition and questions. `sha256` covers the questions, in file order."""
+    """A loaded suite: definition and questions. `sha256` covers the questions, in the order of their ids."""
 
     name: str
     version: str
@@ -197,7 +227,7 @@ class Suite:
     sha256: str
     questions: tuple[Question, ...]
     default_scorer: Scorer
-    prompts: Mapping[Scorer, Mapping[str, str]]
+    prompts: Mapping[Scorer, PromptTemplate]
     license: str
     citation: str
     source: str
@@ -205,21 +235,45 @@ class Suite:
     verified: bool = True
     """The data's hashes are the ones the definition pins."""
     seed: int = 0
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Category -> its subjects; a table of its own in reports."""
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Slice (`health`) -> its subjects; slices may overlap."""
+    headline: str = "acc"
+    """The figure the suite is known by: `acc`, `mean_of_subjects` (unweighted) or `macro_f1`."""
+    label: str = ""
+    """What must stand beside its scores: "non-commercial, no derivatives"."""
+    first_shots: bool = True
+    """Worked examples are the first of the pool (lm-eval's MMLU); else a seeded draw per question."""
+    key_sha256: str | None = None
+    """Of a key the user supplied to a suite that has none."""
 
     @property
     def id(self) -> str:
         """`everyday@1`; with a suffix from the content's hash when the data is not the pinned one."""
         suffix = "" if self.verified else f"+{self.sha256[:8]}"
+        suffix += f"+key-{self.key_sha256[:8]}" if self.key_sha256 else ""
         return f"{self.name}@{self.version}{suffix}"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether answers can be graded here."""
+        return all(question.answer_index is not None for question in self.questions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A question as the engine gets it: log-likelihoods of each choice after `context`."""
+    """A question as the engine gets it: log-likelihoods of each continuation after `context`.
+
+    Without continuations the model is to write. `rotation` is the number of the order of the options;
+    continuations stand in the order they are shown. `n_shots` worked examples are part of the context.
+    """
 
     question_id: str
     context: str
     continuations: tuple[str, ...]
+    rotation: int = 0
+    n_shots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,90 +308,3 @@ class Environment:
     governor: str | None = None
     on_battery: bool | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Session(Protocol):
-    """A loaded model with a cache. The caller holds the clock: every call returns when work is done."""
-
-    facts: Mapping[str, Any]
-    """What the engine says of itself and the model, for the record."""
-    n_vocab: int
-    n_ctx_train: int
-    bos: int | None
-    """The token a text begins with by default, or None."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *exc: object) -> None: ...
-
-    def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
-        """Make a fresh, empty cache of `n_ctx` tokens."""
-
-    def reset(self) -> None:
-        """Drop every cached token: no repetition reuses a prefix."""
-
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens the model's tokenizer adds by default."""
-
-    def chat_prompt(self, text: str) -> tuple[str, bool]:
-        """The text as one user turn of the model's chat template, and whether it has one."""
-
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` after what is cached."""
-
-    def greedy(self) -> int:
-        """The likeliest next token that does not end the text."""
-
-    def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; empty for control tokens."""
-
-    def loglikelihoods(
-        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
-    ) -> list[list[Score]]:
-        """Score continuations after contexts, `n_cells` tokens at most to a batch (0: one by one)."""
-
-    def logits(self, tokens: Sequence[int], start: int) -> "NDArray[np.float32]":
-        """Evaluate `tokens` from an empty cache; the logits at positions `start` to the last.
-
-        A copy of shape (len(tokens) - start, n_vocab). The same call gives the same bits.
-        """
-
-
-class Runner(Protocol):
-    """An engine, found through the entry-point group `edgebench.runners`."""
-
-    name: ClassVar[str]
-    evidence: ClassVar[Evidence]
-    formats: ClassVar[tuple[Format, ...]]
-    install: ClassVar[str]
-    """The command that makes this engine available."""
-    tool: ClassVar[str | None]
-    """The tool environment its process runs in; None: edgebench's own."""
-
-    def available(self) -> str | None:
-        """None, or one line: why not."""
-
-    def version(self) -> str:
-        """The engine's version, for the record."""
-
-    def load(self, path: Path, settings: Settings) -> Session:
-        """Open a model file; raises ModelError with the reason when it can't."""
-
-
-class Quantizer(Protocol):
-    """Makes levels of a model, found through the entry-point group `edgebench.quantizers`."""
-
-    name: ClassVar[str]
-    tool: ClassVar[str | None]
-    """The tool environment it works in; None: edgebench's own."""
-
-    def levels(self) -> Sequence[str]:
-        """The names it knows, widest first."""
-
-    def version(self) -> str:
-        """The program or library that does the work, and its version."""
-
-    def make(self, job: Mapping[str, Any], progress: Callable[[float], None]) -> dict[str, Any]:
-        """Write the job's `target` at its `level` from its `source`; what is worth recording.
-
-        Leaves nothing behind when it fails (ModelError).
-        """

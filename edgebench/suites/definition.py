@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core.errors import SuiteError, nearest
-from edgebench.core.types import Scorer
+from edgebench.core.types import PromptTemplate, Scorer
 
 BUILT_IN = Path(__file__).parent / "data"
 _FIELD = re.compile(r"\{(\w+)\}")
-_KNOWN_FIELDS = {"subject", "question", "options"}
+_KNOWN_FIELDS = {"subject", "question", "options", "passage"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Definition:
     medical: bool
     seed: int
     default_scorer: Scorer
-    prompts: Mapping[Scorer, Mapping[str, str]]
+    prompts: Mapping[Scorer, PromptTemplate]
     file: Path
     format: str
     beside: bool
@@ -120,9 +120,9 @@ def _checked(raw: Mapping[str, Any], path: Path) -> Definition:
     fields = dict(data["fields"])
     for key in ("question", "choices", "answer"):
         fields[key]  # a KeyError names what is missing
-    prompts = {Scorer(name): dict(prompt) for name, prompt in raw["prompt"].items()}
+    prompts = {Scorer(name): PromptTemplate(**prompt) for name, prompt in raw["prompt"].items()}
     for scorer, prompt in prompts.items():
-        unknown = set(_FIELD.findall(prompt["context"])) - _KNOWN_FIELDS
+        unknown = set(_FIELD.findall(prompt.description + prompt.context)) - _KNOWN_FIELDS
         if unknown:
             raise ValueError(f"prompt.{scorer} uses unknown field(s) {', '.join(sorted(unknown))}")
     if not prompts:

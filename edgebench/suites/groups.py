@@ -2,7 +2,7 @@
 
 On quantized files the company a question keeps in a batch moves its log-likelihoods, while the same
 batch repeats to the bit. So the group, not the question, is what is scored, resumed and limited:
-its members follow from the suite and its seed alone.
+its members follow from the questions' content and the suite's seed alone, not from the order of a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,31 +21,42 @@ OWN_GROUPS_FROM = 1 / 16
 """A subject with this share of the suite fills groups of its own; smaller ones are dealt together."""
 
 
-def ordered_groups(suite: Suite) -> list[tuple[Question, ...]]:
+def ordered_groups(suite: Suite, *, by_subject: bool = False) -> list[tuple[Question, ...]]:
     """All questions in groups, in an order that is stratified at every length.
 
     Large subjects fill groups of their own, whose prompts begin alike, so that the beginning is
     evaluated once a group. Small subjects are pooled and dealt question by question: with many of them
     a short sample would miss most otherwise. Any beginning of the list holds every large subject, and
-    the pool, in proportion, to within one group.
+    the pool, in proportion, to within one group. `by_subject` gives every subject groups of its own:
+    where each has its own worked examples, a mixed group would evaluate them all.
     """
     subjects: dict[str, list[Question]] = {}
     for question in suite.questions:
         subjects.setdefault(question.subject, []).append(question)
-    least = OWN_GROUPS_FROM * len(suite.questions)
+    least = 0 if by_subject else OWN_GROUPS_FROM * len(suite.questions)
     own = {name: _shuffled(suite, members) for name, members in subjects.items() if len(members) >= least}
     small = {name: _shuffled(suite, members) for name, members in subjects.items() if name not in own}
     strata = {**own, "": _dealt(suite, small)} if small else own
-    groups = {
-        name: [tuple(members[i : i + GROUP_SIZE]) for i in range(0, len(members), GROUP_SIZE)]
-        for name, members in strata.items()
-    }
-    return _dealt(suite, groups)
+    return _dealt(suite, {name: _cut(members) for name, members in strata.items()})
+
+
+def first_groups(suite: Suite, n: int) -> list[tuple[Question, ...]]:
+    """The first `n` questions of the files, as lm-eval's `--limit` takes them, in groups."""
+    return _cut(suite.questions[:n])
+
+
+def _cut(questions: Sequence[Question]) -> list[tuple[Question, ...]]:
+    return [tuple(questions[i : i + GROUP_SIZE]) for i in range(0, len(questions), GROUP_SIZE)]
 
 
 def _shuffled(suite: Suite, questions: Sequence[Question]) -> list[Question]:
-    """By hash: the same everywhere, whatever the order of the file."""
-    return sorted(questions, key=lambda q: sha256_text(f"{suite.seed}:{q.id}"))
+    """By hash of the content: the same everywhere, whatever the order of the file."""
+
+    def key(question: Question) -> tuple[str, str]:
+        content = "\n".join([str(suite.seed), question.text, *question.choices])
+        return sha256_text(content), sha256_text(f"{suite.seed}:{question.id}")
+
+    return sorted(questions, key=key)
 
 
 def _dealt(suite: Suite, piles: Mapping[str, Sequence[T]]) -> list[T]:

@@ -10,8 +10,7 @@ from edgebench.core.errors import SuiteError
 from edgebench.core.hashing import sha256_file, sha256_json
 from edgebench.core.types import Question, Suite
 from edgebench.suites.definition import DataFile, Definition, find_definition
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from edgebench.suites.prompts import LETTERS
 
 
 def load_suite(name: str, data: Path | None = None) -> Suite:
@@ -30,7 +29,7 @@ def load_suite(name: str, data: Path | None = None) -> Suite:
         if question.id in seen:
             raise SuiteError(f"suite {definition.name}: two questions have the id {question.id!r}")
         seen.add(question.id)
-    content = [[q.id, q.text, list(q.choices), q.answer_index, q.subject] for q in questions]
+    content = sorted([q.id, q.text, list(q.choices), q.answer_index, q.subject] for q in questions)
     return Suite(
         name=definition.name,
         version=definition.version,
