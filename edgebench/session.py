@@ -18,8 +18,9 @@ from edgebench.core.types import Artifact, Mode, Status
 from edgebench.quantize.manifest import manifest_of
 from edgebench.results.store import Store
 from edgebench.session_cell import Cell, Outcome, Watcher
+from edgebench.session_job import Job
 from edgebench.session_models import make_level, peek_level, resolve
-from edgebench.session_plan import Job, Plan
+from edgebench.session_plan import Plan
 from edgebench.session_score import measure_accuracy
 from edgebench.session_speed import measure_speed
 

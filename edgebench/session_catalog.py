@@ -1,4 +1,4 @@
-"""What there is: models, suites, runners, devices, the cache. Answers for the listing verbs."""
+"""What there is: models, runners, devices, the cache. Answers for the listing verbs."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,10 +7,9 @@ from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.engine import Runner
-from edgebench.core.errors import EdgebenchError, SuiteError, UsageError, nearest
+from edgebench.core.errors import EdgebenchError, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
 from edgebench.core.tool_env import ensure_tool, find_tool, tool_names, tool_title
-from edgebench.core.types import Scorer
 from edgebench.devices.local import local_environment
 from edgebench.devices.profiles import find_profile, profile_names
 from edgebench.quantize.adopted import adopted_models
@@ -21,10 +20,6 @@ from edgebench.quantize.manifest import manifest_of
 from edgebench.runners.llama_source import source_tree
 from edgebench.session_models import resolve
 from edgebench.session_sources import fetch_from_hub
-from edgebench.suites.definition import find_definition, known_suites
-from edgebench.suites.groups import ordered_groups
-from edgebench.suites.loader import load_suite
-from edgebench.suites.prompts import build_prompt
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -58,65 +53,6 @@ def show_model(name: str, say: Callable[[str], None]) -> dict[str, Any]:
     """A model's manifest; fetches a catalogued model that is not in the cache yet."""
     artifact = resolve(name, say)
     return {**manifest_of(artifact), "path": str(artifact.path), "levels": list(ALL_LEVELS)}
-
-
-def list_suites(data: Path | None) -> list[dict[str, Any]]:
-    """Every known suite, data or not."""
-    return [show_suite(name, data) for name in known_suites()]
-
-
-def show_suite(name: str, data: Path | None) -> dict[str, Any]:
-    """A suite's definition, and, where the data is in reach, its content's hash and a sample prompt.
-
-    Never fails for a known suite: `available` and `why` say whether the questions are there.
-    """
-    definition = find_definition(name)
-    shown: dict[str, Any] = {
-        "name": definition.name,
-        "title": definition.title,
-        "n_questions": definition.n_questions,
-        "licence": definition.license,
-        "available": True,
-        "why": None,
-        "version": definition.version,
-        "source": definition.source,
-        "citation": definition.citation,
-        "medical": definition.medical,
-        "scorers": [scorer.value for scorer in definition.prompts],
-        "default_scorer": definition.default_scorer.value,
-        "files": [file.path for file in definition.files],
-    }
-    try:
-        suite = load_suite(name, data)
-    except SuiteError as error:
-        return {
-            **shown,
-            "available": False,
-            "why": f"{error.message}" + (f" ({error.hint})" if error.hint else ""),
-        }
-    first = ordered_groups(suite)[0][0]
-    return {
-        **shown,
-        "n_questions": len(suite.questions),
-        "id": suite.id,
-        "sha256": suite.sha256,
-        "verified": suite.verified,
-        "n_per_subject": _counts(q.subject for q in suite.questions),
-        "sample_prompt": {
-            scorer.value: _sample(build_prompt(suite, first, Scorer(scorer))) for scorer in suite.prompts
-        },
-    }
-
-
-def _sample(prompt: Any) -> dict[str, Any]:
-    return {"context": prompt.context, "continuations": list(prompt.continuations)}
-
-
-def _counts(subjects: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for subject in subjects:
-        counts[subject] = counts.get(subject, 0) + 1
-    return counts
 
 
 def list_runners() -> list[dict[str, Any]]:

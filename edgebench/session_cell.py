@@ -11,7 +11,8 @@ from edgebench.core.types import Artifact, Status
 from edgebench.results.store import Store
 from edgebench.results.summary import summarise
 from edgebench.session_child import Child
-from edgebench.session_plan import Job, Plan
+from edgebench.session_job import Job
+from edgebench.session_plan import Plan
 
 
 class Watcher(Protocol):
@@ -20,10 +21,10 @@ class Watcher(Protocol):
     def say(self, line: str) -> None:
         """A line for people."""
 
-    def stage(self, title: str, n_steps: int) -> None:
-        """A part of the work begins."""
+    def stage(self, title: str, n_steps: int, n_units: int | None = None) -> None:
+        """A part of the work begins; units are what its time goes by, where steps differ in size."""
 
-    def step(self, note: str, n_steps: int = 1) -> None:
+    def step(self, note: str, n_steps: int = 1, n_units: int | None = None) -> None:
         """Some of it is done."""
 
 

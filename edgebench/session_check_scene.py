@@ -21,7 +21,8 @@ from edgebench.core.tool_env import Tool, ensure_tool
 from edgebench.core.types import Artifact, Question, Scorer, Settings
 from edgebench.session_cell import Watcher
 from edgebench.session_child import Child
-from edgebench.session_plan import N_CELLS
+from edgebench.session_job import as_job
+from edgebench.session_questions import N_CELLS
 from edgebench.suites.groups import limited, ordered_groups
 from edgebench.suites.loader import load_suite
 from edgebench.suites.prompts import build_prompt, suite_template
@@ -220,10 +221,7 @@ def staged(
             tokens=tokens,
             chunks=chunks,
             groups=groups,
-            group_jobs=[
-                [{"id": p.question_id, "context": p.context, "continuations": p.continuations} for p in group]
-                for group in asked
-            ],
+            group_jobs=[[as_job(prompt) for prompt in group] for group in asked],
             base=base,
             request=request,
         )

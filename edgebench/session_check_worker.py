@@ -39,9 +39,8 @@ def check(session: Session, job: Mapping[str, Any]) -> Iterator[Message]:
             yield from _agreement(session, prompts, expected, job["silent"])
     if groups := job.get("groups"):
         for shape, n_cells in ((Shape.GROUPED, job["n_cells"]), (Shape.ALONE, 0)):
-            for result in score_groups(
-                session, groups, wanted=range(len(groups)), shape=shape, n_cells=n_cells
-            ):
+            asked = {"groups": groups, "wanted": range(len(groups)), "shape": shape, "n_cells": n_cells}
+            for result in score_groups(session, asked):
                 yield {"part": "answers", "shape": shape.value, **result}
 
 

@@ -1,41 +1,29 @@
-"""What a run would do, resolved before anything is measured.
-
-A plan is a list of jobs, one per artifact and kind of measurement. A job's `config` holds everything
-that decides its figures; the hash of it is the key by which stored work is found again.
-"""
+"""What a run would do, resolved before anything is measured: a list of jobs, each done on every artifact."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.engine import Runner
 from edgebench.core.errors import MissingDependency, UsageError
-from edgebench.core.hashing import sha256_json, sha256_text
+from edgebench.core.hashing import sha256_text
 from edgebench.core.types import (
     DeviceProfile,
     Environment,
     Mode,
-    Prompt,
-    Question,
+    Permutation,
     Scorer,
     Settings,
-    Shape,
-    Suite,
     Workload,
 )
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
 from edgebench.quantize.adopted import adopted_models
+from edgebench.session_job import Job
 from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
-from edgebench.suites.groups import limited, ordered_groups
-from edgebench.suites.loader import load_suite
-from edgebench.suites.prompts import build_prompt, suite_template
-
-N_CELLS = 512
-"""Tokens to a scoring batch: one physical batch, so that attention never looks past it."""
+from edgebench.session_questions import accuracy_jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +38,14 @@ class Request:
     suites: tuple[str, ...] = ("everyday",)
     scorer: Scorer | None = None
     data: Path | None = None
+    key: Path | None = None
+    num_fewshot: int = 0
+    permutation: Permutation = Permutation.NONE
+    apply_chat_template: bool = False
+    truncate: bool = True
     limit: int | None = None
+    limit_first: bool = False
+    target_ci: float | None = None
     noise_floor: bool = False
     n_prompt: tuple[int, ...] = (512,)
     n_gen: tuple[int, ...] = (128,)
@@ -67,52 +62,6 @@ class Request:
     type_v: str = "f16"
     mmap: bool = True
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One measurement of one artifact, whichever artifact: what a run record will say it was."""
-
-    mode: Mode
-    config: dict[str, Any]
-    workloads: tuple[Workload, ...] = ()
-    suite: Suite | None = None
-    scorer: Scorer | None = None
-    shape: Shape = Shape.GROUPED
-    groups: tuple[tuple[Question, ...], ...] = ()
-    """All groups of the suite, in its seeded order."""
-    n_groups: int = 0
-    """How many of them are asked for."""
-
-    @property
-    def config_sha256(self) -> str:
-        """The key of the plan: same hash, same measurement."""
-        return sha256_json(self.config)
-
-    @property
-    def scheme_sha256(self) -> str | None:
-        """What decides how questions are scored, the engine's build and threads left out."""
-        if self.suite is None:
-            return None
-        keys = ("suite_sha256", "scorer", "template_sha256", "shape", "n_cells", "groups_sha256", "seed")
-        settings = {
-            k: self.config["settings"][k] for k in ("n_batch", "n_ubatch", "flash_attn", "type_k", "type_v")
-        }
-        return sha256_json({**{k: self.config[k] for k in keys}, **settings})
-
-    @property
-    def title(self) -> str:
-        """What the job is, for people."""
-        if self.suite is None:
-            return " ".join(w.name for w in self.workloads)
-        floor = " noise floor" if self.shape is Shape.ALONE else ""
-        return f"{self.suite.name} {self.scorer}{floor}"
-
-    def prompts(self) -> list[list[Prompt]]:
-        """Every group's prompts."""
-        if self.suite is None or self.scorer is None:
-            return []
-        return [[build_prompt(self.suite, q, self.scorer) for q in group] for group in self.groups]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +101,7 @@ def make_plan(request: Request) -> Plan:
         jobs.append(_performance_job(request, runner, settings))
     if request.mode != "performance":
         for name in dict.fromkeys(request.suites):
-            suite = load_suite(name, request.data)
-            shapes = [Shape.GROUPED, Shape.ALONE] if request.noise_floor else [Shape.GROUPED]
-            jobs += [_accuracy_job(request, runner, settings, suite, shape) for shape in shapes]
+            jobs += accuracy_jobs(name, request, runner, settings)
     return Plan(
         request=request,
         device=device,
@@ -214,33 +161,6 @@ def _performance_job(request: Request, runner: Runner, settings: Settings) -> Jo
             "repetitions": request.repetitions,
             "rounds": request.rounds,
             "seed": request.seed,
-        },
-    )
-
-
-def _accuracy_job(request: Request, runner: Runner, settings: Settings, suite: Suite, shape: Shape) -> Job:
-    scorer = request.scorer or suite.default_scorer
-    groups = ordered_groups(suite)
-    return Job(
-        mode=Mode.ACCURACY,
-        suite=suite,
-        scorer=scorer,
-        shape=shape,
-        groups=tuple(groups),
-        n_groups=len(limited(groups, request.limit)),
-        config={
-            "mode": "accuracy",
-            "runner": runner.name,
-            "runner_version": runner.version(),
-            "settings": asdict(settings),
-            "suite": suite.id,
-            "suite_sha256": suite.sha256,
-            "scorer": scorer.value,
-            "template_sha256": sha256_json(asdict(suite_template(suite, scorer))),
-            "shape": shape.value,
-            "n_cells": N_CELLS if shape is Shape.GROUPED else 0,
-            "groups_sha256": sha256_json([[q.id for q in group] for group in groups]),
-            "seed": suite.seed,
         },
     )
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from edgebench.core.types import Artifact
 from edgebench.results.store import Store
+from edgebench.session_job import Job
 from edgebench.session_models import peek, peek_level
-from edgebench.session_plan import Job, Plan
+from edgebench.session_plan import Plan
 
 
 def plan_rows(plan: Plan, store: Store | None) -> list[dict[str, Any]]:

@@ -2,15 +2,21 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgebench.core.errors import InvalidRun
-from edgebench.core.types import Status
+from edgebench.core.sequential import narrow_enough, share_sequence
+from edgebench.core.types import Question, Scorer, Status
 from edgebench.results.store import Store
 from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
 from edgebench.session_plan import Plan
-from edgebench.suites.scoring import grade
+from edgebench.session_submission import write_submission
+from edgebench.suites.extraction import extract
+from edgebench.suites.scoring import Graded, grade, in_stored_order, is_right
+
+LOOK_EVERY = 8
+"""Groups between two looks at an interval: within them, those of one subject stand together."""
 
 
 def measure_accuracy(
@@ -22,15 +28,24 @@ def measure_accuracy(
         if missing := _missing_groups(cell, store):
             todo.append((cell, missing))
         else:
-            close(cell, store)
+            _finish(cell, store, watcher)
     if not todo:
         return
-    n_steps = sum(len(cell.job.groups[i]) for cell, missing in todo for i in missing)
-    watcher.stage(f"scoring {n_steps} answers", n_steps)
+    n_answers = sum(cell.job.n_answers(cell.job.groups[i]) for cell, missing in todo for i in missing)
+    n_units = sum(_n_units(cell, i) for cell, missing in todo for i in missing)
+    watcher.stage(f"asking for {n_answers} answers", n_answers, n_units)
     for cell, missing in todo:
         with recorded(cell, store, watcher, outcome, set()):
             _score(cell, missing, plan, store, watcher)
-            close(cell, store)
+            _finish(cell, store, watcher)
+
+
+def _finish(cell: Cell, store: Store, watcher: Watcher) -> None:
+    close(cell, store)
+    suite = cell.job.suite
+    if suite is not None and suite.asks_for_submission:
+        path = write_submission(store, store.run(cell.run_id), store.path.parent / "submissions")
+        watcher.say(f"answers to hand in: {path}")
 
 
 def _missing_groups(cell: Cell, store: Store) -> list[int]:
@@ -40,18 +55,26 @@ def _missing_groups(cell: Cell, store: Store) -> list[int]:
     return [i for i, group in enumerate(asked) if any(q.id not in answered for q in group)]
 
 
+def _n_units(cell: Cell, index: int) -> int:
+    """How much work a group is, for the time left: characters, worked examples left out."""
+    group = cell.job.groups[index]
+    return sum(
+        cell.job.n_rotations(q) * (50 + len(q.text) + len(q.passage) + sum(map(len, q.choices)))
+        for q in group
+    )
+
+
 def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher: Watcher) -> None:
     store.set_status(cell.run_id, Status.RUNNING)
+    target = plan.request.target_ci
+    enough = _interval_watch(cell, store, target) if target is not None else None
+    if enough is not None and enough([]):
+        return
     job = {
         "kind": "accuracy",
         **engine_of(cell, plan),
-        "groups": [
-            [{"id": p.question_id, "context": p.context, "continuations": p.continuations} for p in group]
-            for group in cell.job.prompts()
-        ],
-        "wanted": list(missing),
-        "shape": cell.job.shape.value,
-        "n_cells": cell.job.config["n_cells"],
+        **cell.job.as_work(),
+        "wanted": _in_order(cell, missing, LOOK_EVERY if target is not None else len(missing)),
     }
     with start(job, plan, watcher) as child:
         for message in child.messages():
@@ -60,32 +83,97 @@ def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher
                 at_s = time.time() - cell.started_unix_s
                 store.add_readings(cell.run_id, "load", "s", [(at_s, message["load_s"])])
                 continue
-            store.add_answers(cell.run_id, _graded(message, cell))
+            rows = _graded(message, cell)
+            store.add_answers(cell.run_id, rows)
             at_s = time.time() - cell.started_unix_s
             store.add_readings(cell.run_id, "scoring_group", "s", [(at_s, message["group_s"])])
             store_readings(child, cell, store)
-            watcher.step(f"{cell.artifact.quant.name} {cell.job.title}", len(message["answers"]))
+            note = f"{cell.artifact.quant.name} {cell.job.title}"
+            watcher.step(note, len(rows), _n_units(cell, message["group"]))
+            if enough is not None and enough(rows):
+                watcher.say(f"{note}: the interval is ± {target:g} or narrower, whenever it is looked at")
+                return
+
+
+def _in_order(cell: Cell, missing: Sequence[int], n_block: int) -> list[int]:
+    """Groups that begin alike one after the other, within blocks of `n_block` of the stratified order."""
+    order: list[int] = []
+    for begin in range(0, len(missing), n_block):
+        block = missing[begin : begin + n_block]
+        order += sorted(block, key=lambda i: (cell.job.deck(cell.job.groups[i]), i))
+    return order
+
+
+def _interval_watch(cell: Cell, store: Store, target: float) -> Callable[[Sequence[Mapping[str, Any]]], bool]:
+    """Whether the accuracy's interval is within `target` on each side; told of every group as it comes.
+
+    It looks after whole blocks only, each of which is a stratified sample.
+    """
+    sql = "SELECT count(correct) AS n, total(correct) AS n_hits FROM answer WHERE run_id = ?"
+    stored = store.rows(sql, (cell.run_id,))[0]
+    n, n_hits, n_groups = int(stored["n"]), int(stored["n_hits"]), 0
+
+    def enough(rows: Sequence[Mapping[str, Any]]) -> bool:
+        nonlocal n, n_hits, n_groups
+        graded = [row["correct"] for row in rows if row["correct"] is not None]
+        n, n_hits, n_groups = n + len(graded), n_hits + sum(graded), n_groups + bool(rows)
+        if n_groups % LOOK_EVERY:
+            return False
+        return narrow_enough(share_sequence(n_hits, n), target)
+
+    return enough
 
 
 def _graded(message: Mapping[str, Any], cell: Cell) -> list[dict[str, Any]]:
     questions = {q.id: q for q in cell.job.groups[message["group"]]}
     rows = []
     for answer in message["answers"]:
-        question = questions[answer["question_id"]]
-        try:
-            graded = grade(question, answer["logprobs"], letters=cell.job.config["scorer"] == "letter")
-        except ValueError as error:
-            raise InvalidRun(str(error), "the weights are damaged, or the engine overflowed") from error
+        question, rotation = questions[answer["question_id"]], answer["rotation"]
+        told: dict[str, Any]
+        if cell.job.scorer is Scorer.GENERATE:
+            graded, told = _read(question, answer)
+        else:
+            graded, told = _preferred(question, answer, letters=cell.job.scorer is Scorer.LETTER)
         rows.append(
             {
                 "question_id": question.id,
+                "repeat": rotation,
                 "choice_index": graded.choice_index,
                 "choice_norm_index": graded.choice_norm_index,
-                "correct": int(graded.correct),
-                "correct_norm": int(graded.correct_norm),
-                "logprobs_json": json.dumps(answer["logprobs"]),
+                "choice_bytes_index": graded.choice_bytes_index,
+                "correct": _flag(graded.correct),
+                "correct_norm": _flag(graded.correct_norm),
+                "correct_bytes": _flag(graded.correct_bytes),
                 "n_prompt": answer["n_prompt"],
+                "n_cut": answer["n_cut"],
+                "n_shots": answer["n_shots"],
                 "group_sha256": message["group_sha256"],
+                **told,
             }
         )
     return rows
+
+
+def _preferred(
+    question: Question, answer: Mapping[str, Any], *, letters: bool
+) -> tuple[Graded, dict[str, Any]]:
+    rotation = answer["rotation"]
+    try:
+        graded = grade(question, answer["logprobs"], letters=letters, rotation=rotation)
+    except ValueError as error:
+        raise InvalidRun(str(error), "the weights are damaged, or the engine overflowed") from error
+    return graded, {"logprobs_json": json.dumps(in_stored_order(answer["logprobs"], rotation))}
+
+
+def _read(question: Question, answer: Mapping[str, Any]) -> tuple[Graded, dict[str, Any]]:
+    found = extract(answer["text"], question, rotation=answer["rotation"])
+    graded = Graded(choice_index=found.choice_index, correct=is_right(question, found.choice_index))
+    return graded, {
+        "output_text": answer["text"],
+        "extraction_rule": found.rule,
+        "n_gen": answer["n_gen"],
+    }
+
+
+def _flag(value: bool | None) -> int | None:
+    return None if value is None else int(value)

@@ -8,7 +8,8 @@ from edgebench.core.types import NO_METER, Status
 from edgebench.results.store import Store
 from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
 from edgebench.session_child import Child
-from edgebench.session_plan import Job, Plan, interleaved
+from edgebench.session_job import Job
+from edgebench.session_plan import Plan, interleaved
 
 
 def measure_speed(

@@ -24,7 +24,7 @@ from typing import Any
 from edgebench.core import registry
 from edgebench.core.engine import Quantizer, Runner, Session
 from edgebench.core.errors import EdgebenchError
-from edgebench.core.types import Settings, Shape, Workload
+from edgebench.core.types import Settings, Workload
 from edgebench.session_accuracy import score_groups
 from edgebench.session_performance import Canary, measure
 
@@ -142,9 +142,7 @@ def _check(job: Mapping[str, Any], wire: Wire) -> None:
 
 def _accuracy(job: Mapping[str, Any], wire: Wire) -> None:
     with _load(job, wire) as session:
-        for result in score_groups(
-            session, job["groups"], wanted=job["wanted"], shape=Shape(job["shape"]), n_cells=job["n_cells"]
-        ):
+        for result in score_groups(session, job):
             wire.ask({"type": "answers", **result})
 
 

@@ -4,61 +4,20 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from edgebench.core.errors import UsageError, nearest
-from edgebench.core.stats import (
-    Estimate,
-    holm,
-    mcnemar_p,
-    median_of_groups,
-    paired_difference,
-    ratio_of_medians,
-)
-from edgebench.core.types import Mode, Shape, Status
-from edgebench.results.levels import LevelRow, level_rows, refuse_mixed_schemes
+from edgebench.core.paired import non_inferior
+from edgebench.core.stats import Estimate, holm, median_of_groups, ratio_of_medians
+from edgebench.core.types import Mode, Status
+from edgebench.results.answers import suite_facts
+from edgebench.results.flips import NOT_SEPARABLE, Flips, flips, is_other_shape, noise_of
+from edgebench.results.levels import LevelRow, asking, level_rows, refuse_mixed_schemes
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 from edgebench.results.summary import samples
 
-ALPHA = 0.05
 MIN_SPEED_DIFFERENCE = 0.02
 """A smaller change of a time or a rate is not called one, however sure it is."""
 
-# The first answer to a question only: repeats are not independent of it.
-_FLIPS = """
-  SELECT count(*) AS n,
-    coalesce(sum(a.correct > b.correct), 0) AS n_lost, coalesce(sum(a.correct < b.correct), 0) AS n_won,
-    coalesce(sum(a.choice_index IS NOT b.choice_index), 0) AS n_changed
-  FROM answer a JOIN answer b USING (question_id, repeat)
-  WHERE a.run_id = ? AND b.run_id = ? AND repeat = 0"""
-
 _CONDITIONS = ("evidence", "device_id", "environment_id", "runner", "runner_version", "seed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flips:
-    """The same questions answered in two runs."""
-
-    n: int
-    n_lost: int
-    """Right before, wrong after."""
-    n_won: int
-    """Wrong before, right after."""
-    n_changed: int
-    """Another choice, right or wrong."""
-
-    @property
-    def share(self) -> float:
-        """Share of the questions whose correctness flipped."""
-        return (self.n_lost + self.n_won) / self.n if self.n else 0.0
-
-    @property
-    def p(self) -> float:
-        """McNemar's exact p."""
-        return mcnemar_p(self.n_lost, self.n_won)
-
-    @property
-    def difference(self) -> Estimate | None:
-        """Accuracy after minus before, with the paired interval; None without shared questions."""
-        return paired_difference(self.n_lost, self.n_won, self.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +29,18 @@ class LevelComparison:
     """Against the base; None for the base itself and where accuracy is missing."""
     p_holm: float | None
     """p corrected for the number of levels in the table."""
+    n_family: int
+    """How many comparisons of the table have a p."""
     noise: Flips | None
     """The level against itself, questions grouped and alone: how many flip with no cause."""
+    base_noise: Flips | None
+    """The same of the base, where another engine scored it."""
     noise_reason: str | None
     """Why there is no noise floor."""
     verdict: str
-    """`baseline`, `worse`, `better`, `not separable` or `no shared answers`."""
+    """`baseline`, `worse`, `better`, `not separable`, `no key` or `no shared answers`."""
+    non_inferior: bool | None
+    """Not worse than the base by the margin asked for; None where none was, or nothing can be said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +74,17 @@ class RunComparison:
     new: RunRow
     flips: Flips | None
     """Of accuracy runs."""
+    noise: Flips | None
+    """The new run's noise floor, where one was measured."""
+    base_noise: Flips | None
+    non_inferior: bool | None
+    """Not worse than the base by the margin asked for."""
     ratios: tuple[Ratio, ...]
     """Of performance runs."""
     verdict: str | None
     """Of accuracy runs; ratios have their own."""
-    medical: bool
-    """Their suite is a medical one."""
+    notes: tuple[str, ...]
+    """What must stand under the accuracy of their suite."""
     differs: tuple[str, ...]
     """What else is not the same in these runs: `device_id`, `config.n_threads`, …"""
 
@@ -126,11 +96,23 @@ def by_quant(
     model: str | None = None,
     suite: str | None = None,
     scorer: str | None = None,
+    permute: str | None = None,
+    num_fewshot: int | None = None,
     base: str | None = None,
+    margin: float | None = None,
     only: Container[str] | None = None,
 ) -> Comparison:
     """Every level of a model against one of them: the widest, unless another is named."""
-    rows = level_rows(store, device=device, model=model, suite=suite, scorer=scorer, only=only)
+    rows = level_rows(
+        store,
+        device=device,
+        model=model,
+        suite=suite,
+        scorer=scorer,
+        permute=permute,
+        num_fewshot=num_fewshot,
+        only=only,
+    )
     models = sorted({row.model for row in rows})
     if not rows:
         raise UsageError(f"no complete runs in {store.path}", "edgebench run measures levels")
@@ -140,17 +122,28 @@ def by_quant(
         )
     chosen = _base(rows, base)
     refuse_mixed_schemes(rows)
-    flips = {row.artifact_id: _level_flips(store, chosen, row) for row in rows}
-    corrected = holm({key: found.p for key, found in flips.items() if found})
+    found = {row.artifact_id: _level_flips(store, chosen, row) for row in rows}
+    corrected = holm({key: one.p for key, one in found.items() if one and one.p is not None})
+    base_noise = _noise(store, chosen)
     return Comparison(
         base=chosen,
         levels=tuple(
-            _level(store, chosen, row, flips[row.artifact_id], corrected.get(row.artifact_id)) for row in rows
+            _level(
+                row,
+                found[row.artifact_id],
+                is_base=row is chosen,
+                p_holm=corrected.get(row.artifact_id),
+                n_family=len(corrected),
+                noise=base_noise if row is chosen else _noise(store, row),
+                base_noise=base_noise if _other_engine(chosen, row) else None,
+                margin=margin,
+            )
+            for row in rows
         ),
     )
 
 
-def two_runs(store: Store, base: str, new: str) -> RunComparison:
+def two_runs(store: Store, base: str, new: str, *, margin: float | None = None) -> RunComparison:
     """Two runs by id, unique prefix or `latest`; both of accuracy or both of performance."""
     first, second = store.run(base), store.run(new)
     for run in (first, second):
@@ -161,20 +154,27 @@ def two_runs(store: Store, base: str, new: str) -> RunComparison:
         raise UsageError(
             f"{first.id} measures {first.mode} and {second.id} {second.mode}", "compare two runs of one kind"
         )
-    flips: Flips | None = None
+    found = noise = base_noise = None
     ratios: tuple[Ratio, ...] = ()
     if first.mode is Mode.ACCURACY:
         _refuse_other_questions(first, second)
-        flips = _flips(store, first, second)
+        found, noise, base_noise = (
+            flips(store, first, second),
+            noise_of(store, second),
+            noise_of(store, first),
+        )
     else:
         ratios = _ratios(store, first, second)
     return RunComparison(
         base=first,
         new=second,
-        flips=flips,
+        flips=found,
+        noise=noise,
+        base_noise=base_noise,
+        non_inferior=_within(found, margin),
         ratios=ratios,
-        verdict=_verdict(flips, flips.p, _noise_of(store, second)) if flips else None,
-        medical=bool(store.rows("SELECT 1 FROM suite WHERE id = ? AND medical", (first.suite_id,))),
+        verdict=found.verdict(found.p, noise, base_noise) if found else None,
+        notes=suite_facts(store, first.suite_id).notes,
         differs=_differences(first, second),
     )
 
@@ -190,63 +190,63 @@ def _base(rows: Sequence[LevelRow], name: str | None) -> LevelRow:
 
 
 def _level(
-    store: Store, base: LevelRow, row: LevelRow, flips: Flips | None, p_holm: float | None
+    row: LevelRow,
+    found: Flips | None,
+    *,
+    is_base: bool,
+    p_holm: float | None,
+    n_family: int,
+    noise: Flips | None,
+    base_noise: Flips | None,
+    margin: float | None,
 ) -> LevelComparison:
-    noise = _flips(store, row.accuracy, row.alone) if row.accuracy and row.alone else None
-    reason = None if noise else "no complete run with one question a batch"
-    if row is base:
+    if is_base:
         verdict = "baseline"
     else:
-        verdict = _verdict(flips, p_holm, noise) if flips and p_holm is not None else "no shared answers"
+        verdict = found.verdict(p_holm, noise, base_noise) if found else "no shared answers"
     return LevelComparison(
-        row=row, flips=flips, p_holm=p_holm, noise=noise, noise_reason=reason, verdict=verdict
+        row=row,
+        flips=found,
+        p_holm=p_holm,
+        n_family=n_family,
+        noise=noise,
+        base_noise=base_noise,
+        noise_reason=None if noise else "no complete run with one question a batch",
+        verdict=verdict,
+        non_inferior=_within(found, margin),
     )
 
 
-def _noise_of(store: Store, run: RunRow) -> Flips | None:
-    """A run's flips against the same file's newest run in the other shape, where there is one."""
-    same = ("artifact_id", "suite_id", "scorer")
-    for other in store.runs(mode=Mode.ACCURACY, status=Status.COMPLETE):
-        if any(getattr(other, name) != getattr(run, name) for name in same):
-            continue
-        if {other.shape, run.shape} == {Shape.GROUPED, Shape.ALONE}:
-            return _flips(store, run, other)
-    return None
+def _within(found: Flips | None, margin: float | None) -> bool | None:
+    return None if found is None or margin is None else non_inferior(found.difference, margin)
 
 
-def _verdict(flips: Flips, p: float, noise: Flips | None) -> str:
-    net = flips.n_won - flips.n_lost
-    floor = noise.share if noise else 0.0
-    if p >= ALPHA or abs(net) / flips.n <= floor:
-        return "not separable"
-    return "better" if net > 0 else "worse"
+def _noise(store: Store, row: LevelRow) -> Flips | None:
+    return flips(store, row.accuracy, row.alone) if row.accuracy and row.alone else None
+
+
+def _other_engine(base: LevelRow, row: LevelRow) -> bool:
+    return bool(base.accuracy and row.accuracy and base.accuracy.runner != row.accuracy.runner)
 
 
 def _level_flips(store: Store, base: LevelRow, row: LevelRow) -> Flips | None:
     if row is base or base.accuracy is None or row.accuracy is None:
         return None
-    return _flips(store, base.accuracy, row.accuracy)
-
-
-def _flips(store: Store, before: RunRow, after: RunRow) -> Flips | None:
-    found = Flips(**store.rows(_FLIPS, (before.id, after.id))[0])
-    return found if found.n else None
+    return flips(store, base.accuracy, row.accuracy)
 
 
 def _refuse_other_questions(base: RunRow, new: RunRow) -> None:
-    for column in ("suite_id", "scorer"):
-        before, after = getattr(base, column), getattr(new, column)
-        if before != after:
+    before, after = asking(base), asking(new)
+    for name, asked, other in zip(before._fields, before, after, strict=True):
+        if asked != other:
             raise UsageError(
-                f"{base.id} has {column.removesuffix('_id')} {before}, {new.id} has {after}",
+                f"{base.id} has {name.removesuffix('_id')} {asked}, {new.id} has {other}",
                 "compare runs that answered the same questions the same way",
             )
-    # A file against itself in another shape is its noise floor; anything else needs the same groups.
-    is_noise_floor = base.artifact_id == new.artifact_id and {base.shape, new.shape} == {
-        Shape.GROUPED,
-        Shape.ALONE,
-    }
-    if base.scheme_sha256 != new.scheme_sha256 and not is_noise_floor:
+    # A file against itself in another shape is its noise floor; other engines differ anyway. Anything
+    # else needs the same groups.
+    is_noise_floor = base.artifact_id == new.artifact_id and is_other_shape(base, new)
+    if base.scheme_sha256 != new.scheme_sha256 and base.runner == new.runner and not is_noise_floor:
         raise UsageError(
             f"questions were scored in other groups: {base.id} {_short(base)}, but {new.id} {_short(new)}",
             "batch company moves answers: run one of them again as the other was",
@@ -279,7 +279,7 @@ def _speed_verdict(metric: str, ratio: Estimate) -> str:
         ratio.ci_low is not None and ratio.ci_high is not None and not ratio.ci_low <= 1 <= ratio.ci_high
     )
     if not surely_other or abs(ratio.value - 1) <= MIN_SPEED_DIFFERENCE:
-        return "not separable"
+        return NOT_SEPARABLE
     higher_is_better = metric.endswith("_tokens_per_s")
     return "better" if (ratio.value > 1) == higher_is_better else "worse"
 

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.stats import Estimate
-from edgebench.core.types import Evidence, Mode, Shape, Status
+from edgebench.core.types import Evidence, Mode, Permutation, Shape, Status
+from edgebench.results.answers import HEADLINES, SuiteFacts, suite_facts
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 from edgebench.results.summary import WHOLE_RUN
@@ -15,6 +17,39 @@ USUAL_TESTS = ("pp512", "tg128")
 
 Summaries = dict[tuple[str, str], Estimate]
 """(test, metric) -> the figure: a share's mean, a rate's or duration's median, a peak's maximum."""
+
+
+class Asking(NamedTuple):
+    """What was asked, and how: accuracies of two ways of asking don't stand in one table."""
+
+    suite_id: str | None = None
+    scorer: str | None = None
+    num_fewshot: int | None = None
+    permute: str | None = None
+    apply_chat_template: bool | None = None
+
+    @property
+    def title(self) -> str:
+        """`mmlu@1 by letter, 5-shot, all rotations, chat template`."""
+        if self.suite_id is None:
+            return ""
+        parts = [f"{self.suite_id} by {self.scorer}"]
+        parts += [f"{self.num_fewshot}-shot"] if self.num_fewshot else []
+        parts += ["all rotations"] if self.permute == Permutation.CYCLIC else []
+        parts += ["chat template"] if self.apply_chat_template else []
+        return ", ".join(parts)
+
+
+def asking(run: RunRow) -> Asking:
+    """How an accuracy run asked; runs of before there was a choice asked in the plain way."""
+    config = run.config
+    return Asking(
+        suite_id=run.suite_id,
+        scorer=run.scorer,
+        num_fewshot=config.get("num_fewshot", 0),
+        permute=config.get("permute", Permutation.NONE.value),
+        apply_chat_template=config.get("apply_chat_template", False),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +64,10 @@ class LevelRow:
     device_id: str
     suite_id: str | None
     scorer: str | None
-    medical: bool
-    """The suite is a medical one: whatever shows its accuracy carries the safety note."""
+    headline: str
+    """The metric the suite is known by: `acc`, `acc_mean_of_subjects` or `macro_f1`."""
+    notes: tuple[str, ...]
+    """What must stand under everything that shows this accuracy."""
     prefill_test: str | None
     decode_test: str | None
     chat_test: str | None
@@ -65,12 +102,12 @@ class _Runs:
     alone: RunRow | None = None
 
     def offer(self, run: RunRow) -> None:
-        """Take a run where none newer has the place; they are offered newest first."""
+        """Take a run where none newer has the place; they are offered newest first, noise floors last."""
         if run.mode is Mode.PERFORMANCE:
             self.performance = self.performance or run
         elif run.shape == Shape.GROUPED:
             self.accuracy = self.accuracy or run
-        elif run.shape == Shape.ALONE:
+        elif run.shape == Shape.ALONE and (self.accuracy is None or self.accuracy.runner == run.runner):
             self.alone = self.alone or run
 
 
@@ -81,33 +118,40 @@ def level_rows(
     model: str | None = None,
     suite: str | None = None,
     scorer: str | None = None,
+    permute: str | None = None,
+    num_fewshot: int | None = None,
     only: Container[str] | None = None,
 ) -> list[LevelRow]:
-    """Levels with their newest complete runs, widest first within a model; one device, one suite.
+    """Levels with their newest complete runs, widest first within a model; one device, one way of asking.
 
-    `only` keeps to these runs, by id.
+    What is not said of the asking is as in the newest accuracy run. `only` keeps to these runs, by id.
     """
     runs = [run for run in store.runs(status=Status.COMPLETE) if only is None or run.id in only]
     runs = _asked(runs, model, "model", lambda run: {run.model})
     runs = _asked(runs, device, "device", lambda run: {run.device_id})
     _refuse_several_devices(runs)
-    suite_id, scorer = _suite(runs, suite, scorer)
+    wanted = _asking(runs, Asking(suite_id=suite, scorer=scorer, num_fewshot=num_fewshot, permute=permute))
     chosen: dict[str, _Runs] = {}
-    for run in runs:
-        if run.mode is Mode.PERFORMANCE or (run.suite_id, run.scorer) == (suite_id, scorer):
+    for run in sorted(runs, key=lambda run: run.shape == Shape.ALONE):  # the order is kept within each
+        if run.mode is Mode.PERFORMANCE or asking(run) == wanted:
             chosen.setdefault(run.artifact_id, _Runs()).offer(run)
     return _rows(store, [one for one in chosen.values() if one.performance or one.accuracy])
 
 
 def refuse_mixed_schemes(rows: Sequence[LevelRow]) -> None:
-    """UsageError when the questions of these levels were not scored in the same groups and batches."""
-    scored = [(row.label, row.accuracy.scheme_sha256 or "none") for row in rows if row.accuracy]
-    if len({scheme for _, scheme in scored}) > 1:
-        named = ", ".join(f"{label} (scheme {scheme[:8]})" for label, scheme in scored)
-        raise UsageError(
-            f"questions were scored in different groups or batches: {named}",
-            "batch company moves answers: run these levels again together",
-        )
+    """UsageError when one engine scored the questions of these levels in different groups or batches.
+
+    Engines differ anyway: their levels are compared, each beside its own noise floor.
+    """
+    runs = [(row.label, row.accuracy) for row in rows if row.accuracy]
+    for runner in dict.fromkeys(run.runner for _, run in runs):
+        scored = [(label, run.scheme_sha256 or "none") for label, run in runs if run.runner == runner]
+        if len({scheme for _, scheme in scored}) > 1:
+            named = ", ".join(f"{label} (scheme {scheme[:8]})" for label, scheme in scored)
+            raise UsageError(
+                f"questions were scored in different groups or batches: {named}",
+                "batch company moves answers: run these levels again together",
+            )
 
 
 def settings_that_differ(rows: Iterable[LevelRow]) -> list[str]:
@@ -141,12 +185,15 @@ def _refuse_several_devices(runs: Iterable[RunRow]) -> None:
         )
 
 
-def _suite(runs: Iterable[RunRow], suite: str | None, scorer: str | None) -> tuple[str | None, str | None]:
-    """The suite and scorer asked for, and where nothing was asked, those of the newest accuracy run."""
+def _asking(runs: Iterable[RunRow], wanted: Asking) -> Asking:
+    """The way of asking that was wanted; where nothing was said, that of the newest accuracy run."""
     grouped = [run for run in runs if run.mode is Mode.ACCURACY and run.shape == Shape.GROUPED]
-    grouped = _asked(grouped, suite, "suite", lambda run: _suite_names(run.suite_id or ""))
-    grouped = _asked(grouped, scorer, "scorer", lambda run: {run.scorer or ""})
-    return (grouped[0].suite_id, grouped[0].scorer) if grouped else (suite, scorer)
+    n_shots = None if wanted.num_fewshot is None else str(wanted.num_fewshot)
+    grouped = _asked(grouped, wanted.suite_id, "suite", lambda run: _suite_names(run.suite_id or ""))
+    grouped = _asked(grouped, wanted.scorer, "scorer", lambda run: {run.scorer or ""})
+    grouped = _asked(grouped, wanted.permute, "permutation", lambda run: {str(asking(run).permute)})
+    grouped = _asked(grouped, n_shots, "num_fewshot", lambda run: {str(asking(run).num_fewshot)})
+    return asking(grouped[0]) if grouped else wanted
 
 
 def _suite_names(suite_id: str) -> set[str]:
@@ -161,10 +208,11 @@ def _rows(store: Store, chosen: Sequence[_Runs]) -> list[LevelRow]:
         metric: _commonest_test(summaries.values(), metric)
         for metric in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s")
     }
-    medical = {row["id"] for row in store.rows("SELECT id FROM suite WHERE medical")}
+    suite_ids = {one.accuracy.suite_id for one in chosen if one.accuracy}
+    facts = {suite_id: suite_facts(store, suite_id) for suite_id in suite_ids}
     sql = "SELECT run_id, sum(value) AS n FROM summary WHERE statistic = 'n_outliers' GROUP BY run_id"
     n_outliers = {row["run_id"]: int(row["n"]) for row in store.rows(sql)}
-    rows = [_level(one, summaries, tests, medical, n_outliers) for one in chosen]
+    rows = [_level(one, summaries, tests, facts, n_outliers) for one in chosen]
     rows.sort(key=lambda row: (row.model, -_bits(row), row.label))
     return _told_apart(rows)
 
@@ -173,7 +221,7 @@ def _level(
     one: _Runs,
     summaries: Mapping[str, Summaries],
     tests: Mapping[str, str | None],
-    medical: Container[str | None],
+    facts: Mapping[str | None, SuiteFacts],
     n_outliers: Mapping[str, int],
 ) -> LevelRow:
     run = one.performance or one.accuracy
@@ -182,6 +230,8 @@ def _level(
     speed = summaries[one.performance.id] if one.performance else {}
     answers = summaries[one.accuracy.id] if one.accuracy else {}
     chat = tests["ttft_s"]
+    suite = facts[one.accuracy.suite_id] if one.accuracy else None
+    asked = (one.accuracy.suite_id or WHOLE_RUN) if one.accuracy else WHOLE_RUN
     found = {
         "size_bytes": _exact(run.size_bytes),
         "bits_per_weight": _exact(run.bits_per_weight),
@@ -191,7 +241,7 @@ def _level(
         "tpot_s": speed.get((str(chat), "tpot_s")),
         "peak_rss_bytes": speed.get((WHOLE_RUN, "peak_rss_bytes")),
         "load_s": speed.get((WHOLE_RUN, "load_s")),
-        "acc": answers.get((one.accuracy.suite_id or WHOLE_RUN, "acc")) if one.accuracy else None,
+        **{metric: answers.get((asked, metric)) for metric in HEADLINES.values()},
     }
     flagged = speed.get((WHOLE_RUN, "n_flagged"))
     return LevelRow(
@@ -202,7 +252,8 @@ def _level(
         device_id=run.device_id,
         suite_id=one.accuracy.suite_id if one.accuracy else None,
         scorer=one.accuracy.scorer if one.accuracy else None,
-        medical=one.accuracy is not None and one.accuracy.suite_id in medical,
+        headline=suite.headline if suite else "acc",
+        notes=suite.notes if suite else (),
         prefill_test=tests["prefill_tokens_per_s"],
         decode_test=tests["decode_tokens_per_s"],
         chat_test=chat,

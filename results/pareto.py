@@ -7,6 +7,7 @@ from typing import Literal
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.stats import Estimate
 from edgebench.core.types import Evidence
+from edgebench.results.answers import HEADLINE_TITLES
 from edgebench.results.levels import LevelRow, refuse_mixed_schemes
 
 
@@ -76,7 +77,10 @@ _ALL = (
         name="peak_rss_bytes", title="Peak memory", better="lower", unit="MiB", scale=2**20, aliases=("rss",)
     ),
     Metric(name="load_s", title="Load", better="lower", unit="ms", scale=1e-3, aliases=("load",)),
-    Metric(name="acc", title="Accuracy", better="higher", made_by="edgebench run --mode accuracy"),
+    *(
+        Metric(name=name, title=title, better="higher", made_by="edgebench run --mode accuracy")
+        for name, title in HEADLINE_TITLES.items()
+    ),
     Metric(
         name="energy_j_per_token",
         title="Energy",
@@ -119,12 +123,17 @@ def metric(name: str) -> Metric:
     return _BY_ANY_NAME[name]
 
 
+def accuracy_axis(*axes: Metric) -> Metric | None:
+    """The axis that shows answers to questions: with it goes what a suite has to say."""
+    return next((axis for axis in axes if axis.name in HEADLINE_TITLES), None)
+
+
 def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bool = False) -> Front:
     """Place levels by two figures; on the front is whoever nobody equals on one and beats on the other."""
     placed: list[tuple[LevelRow, Estimate, Estimate, bool]] = []
     left_out = []
     rows = list(rows)
-    if "acc" in (x.name, y.name):
+    if accuracy_axis(x, y):
         refuse_mixed_schemes(rows)
     for axis in (x, y):
         if not any(axis.read(row) for row in rows):

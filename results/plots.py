@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebench.core.errors import UsageError
-from edgebench.core.types import MEDICAL_NOTE
 from edgebench.results.labels import Box, place_labels
-from edgebench.results.pareto import Metric, Point
+from edgebench.results.pareto import Metric, Point, accuracy_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,14 +51,15 @@ def describe(points: Sequence[Point], x: Metric, y: Metric) -> str:
     """The picture's foot: device, questions, what the bars are, and what the figures can't tell."""
     row = points[0].row
     parts = [f"Device: {row.device_id}"]
-    asked = next((p.row for p in points if p.row.accuracy), None) if "acc" in (x.name, y.name) else None
-    if asked:
-        n = asked.figures["acc"].n
+    axis = accuracy_axis(x, y)
+    asked = next((p.row for p in points if p.row.accuracy), None) if axis else None
+    if axis and asked:
+        n = asked.figures[axis.name].n
         parts.append(f"{asked.suite_id}, {asked.scorer} scorer, n = {n} questions")
     parts.append("bars: 95 % intervals")
     if n_flagged := sum(p.row.n_flagged for p in points):
         parts.append(f"{n_flagged} trials on a disturbed device")
-    return " · ".join(parts) + (f"\n{MEDICAL_NOTE}" if asked and asked.medical else "")
+    return "\n".join([" · ".join(parts), *(asked.notes if asked else ())])
 
 
 def _draw_points(axes: Axes, points: Sequence[Point], x: Metric, y: Metric) -> None:

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from edgebench.core.stats import Estimate, median_of_groups, n_outliers, wilson
+from edgebench.core.stats import Estimate, median_of_groups, n_outliers
 from edgebench.core.types import Mode
+from edgebench.results.accuracy_summary import accuracy_figures
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 
@@ -67,22 +68,8 @@ def _performance(store: Store, run: RunRow) -> Iterator[SummaryRow]:
 
 
 def _accuracy(store: Store, run: RunRow) -> Iterator[SummaryRow]:
-    # Repeats of a question are not independent of it: only the first answer counts.
-    answers = store.rows("SELECT * FROM answer WHERE run_id = ? AND repeat = 0", (run.id,))
-    test = run.suite_id or WHOLE_RUN
-    for metric, column in (("acc", "correct"), ("acc_norm", "correct_norm")):
-        hits = [answer[column] for answer in answers if answer[column] is not None]
-        yield from _row(test, metric, "mean", wilson(sum(hits), len(hits)))
-    chosen = [answer["choice_index"] for answer in answers if answer["choice_index"] is not None]
-    for i in range(_n_choices(store, run, chosen)):
-        yield from _row(
-            test, f"share_choice_{chr(ord('A') + i)}", "mean", wilson(chosen.count(i), len(chosen))
-        )
-
-
-def _n_choices(store: Store, run: RunRow, chosen: Sequence[int]) -> int:
-    rows = store.rows("SELECT max(n_choices) AS n FROM question WHERE suite_id = ?", (run.suite_id,))
-    return max(rows[0]["n"] or 0, max(chosen, default=-1) + 1)
+    for figure in accuracy_figures(store, run, run.suite_id or WHOLE_RUN):
+        yield from _row(*figure)
 
 
 def _measured(trials: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -16,9 +17,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from edgebench.core.engine import Item
 from edgebench.core.errors import ModelError
 from edgebench.core.lean import import_submodule
 from edgebench.core.types import Evidence, Format, Score, Settings
+from edgebench.runners.prefix_tree import Row, Tree, trees
 
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 KV_TYPES = {
@@ -34,9 +37,6 @@ KV_TYPES = {
 }
 LOAD_MODE = {False: 0, True: 1}
 """llama.h's `LLAMA_LOAD_MODE_NONE` and `_MMAP`."""
-
-MIN_SHARED_PREFIX = 8
-"""Shorter common beginnings are cheaper to evaluate again than to share."""
 
 
 class LlamaCpp:
@@ -100,6 +100,7 @@ class LlamaSession:
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise ModelError(f"llama.cpp can't open {path}: {self._log.last_error()}")
+        self._held: tuple[int, ...] = ()
         self._ctx: Any = None
         self._batch: Any = None
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -138,6 +139,7 @@ class LlamaSession:
     def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
         """A fresh context: `n_ctx` cells shared by `n_seq_max` sequences."""
         self._close()
+        self._held = ()
         lib, s = self._lib, self._settings
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq_max, True
@@ -156,6 +158,7 @@ class LlamaSession:
 
     def reset(self) -> None:
         """Drop every cached token, and its data."""
+        self._held = ()
         self._lib.llama_memory_clear(self._memory, True)
 
     def tokenize(self, text: str) -> list[int]:
@@ -216,67 +219,96 @@ class LlamaSession:
         return buf.raw[: max(n, 0)]
 
     def loglikelihoods(
-        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
+        self, group: Sequence[Item], *, n_cells: int, shared: Sequence[int] = ()
     ) -> list[list[Score]]:
-        """Score a group: the common beginning is evaluated once, then questions share batches.
+        """Score a group: what all its prompts begin with is evaluated once, then they share batches.
 
-        Each context is evaluated once for all its continuations: its tokens belong to one sequence
-        per continuation, and each continuation's tokens to its own. A batch takes questions, in
-        order, until `n_cells` tokens are full, so its shape depends on the group alone.
+        `shared` stays in sequence 0 until another is named. What branches off it is laid out as trees of at
+        most `n_cells` rows, so the batches' shapes depend on the group alone. With `n_cells` 0 every
+        question is evaluated from an empty cache.
         """
-        lib = self._lib
-        self.reset()
-        prefix = _common_prefix([context for context, _ in group]) if n_cells else []
-        if len(prefix) < MIN_SHARED_PREFIX or len(group) < 2:
-            prefix = []
-        if prefix:
-            self._evaluate([(t, i, (0,), False) for i, t in enumerate(prefix)])
+        if not n_cells:
+            self.reset()
+            return [score for item in group for score in self._score_tree([item], 0, 0)]
+        self._hold(shared)
+        return self._score_tree(group, len(shared), n_cells)
+
+    def _hold(self, shared: Sequence[int]) -> None:
+        """Have `shared`, and nothing else, evaluated in sequence 0."""
+        if not shared or self._held != tuple(shared):
+            self.reset()
+            self._evaluate([Row(token, i, [0]) for i, token in enumerate(shared)])
+            self._held = tuple(shared)
+
+    def _score_tree(self, group: Sequence[Item], n_shared: int, n_cells: int) -> list[list[Score]]:
         scores: list[list[Score]] = []
-        for chunk in _pack(group, len(prefix), n_cells):
-            lib.llama_memory_seq_keep(self._memory, 0) if prefix else lib.llama_memory_clear(
-                self._memory, True
-            )
-            scores += self._score_chunk(chunk, prefix)
+        items = iter(group)
+        for tree in trees(group, n_shared, n_cells):
+            members = list(itertools.islice(items, len(tree.ends)))
+            self._branch_off(tree, n_shared)
+            asked: dict[int, set[int]] = {}
+            for (_, continuations), reads in zip(members, tree.reads, strict=True):
+                for continuation, rows in zip(continuations, reads, strict=True):
+                    for row, token in zip(rows, continuation, strict=True):
+                        asked.setdefault(row, set()).add(token)
+            found = self._evaluate(tree.rows, asked)
+            for (_, continuations), reads in zip(members, tree.reads, strict=True):
+                scores.append(
+                    [
+                        _sum([found[row, token] for row, token in zip(rows, continuation, strict=True)])
+                        for continuation, rows in zip(continuations, reads, strict=True)
+                    ]
+                )
+            self._lib.llama_memory_seq_keep(self._memory, 0)
         return scores
 
-    def _score_chunk(
-        self, chunk: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], prefix: Sequence[int]
-    ) -> list[list[Score]]:
-        rows: list[tuple[int, int, tuple[int, ...], bool]] = []  # token, position, sequences, logits wanted
-        wanted: list[list[list[int]]] = []  # question -> continuation -> rows whose logits predict its tokens
-        next_seq = 1
-        for context, continuations in chunk:
-            long = [c for c in continuations if len(c) > 1]
-            seqs = tuple(range(next_seq, next_seq + max(len(long), 1)))
-            next_seq += len(seqs)
-            for seq in seqs:
-                if prefix:
-                    self._lib.llama_memory_seq_cp(self._memory, 0, seq, -1, -1)
-            last = len(context) - 1
-            rows += [(t, i, seqs, i == last) for i, t in enumerate(context) if i >= len(prefix)]
-            head, own = len(rows) - 1, iter(seqs)
-            wanted.append([])
-            for continuation in continuations:
-                seq = next(own) if len(continuation) > 1 else seqs[0]
-                wanted[-1].append([head, *range(len(rows), len(rows) + len(continuation) - 1)])
-                rows += [(t, last + 1 + k, (seq,), True) for k, t in enumerate(continuation[:-1])]
-        # Which (row, token) pairs are asked for; logits are read slice by slice as they are made.
-        asked: dict[int, list[int]] = {}
-        for (_, continuations), places in zip(chunk, wanted, strict=True):
-            for continuation, at in zip(continuations, places, strict=True):
-                for row, token in zip(at, continuation, strict=True):
-                    asked.setdefault(row, []).append(token)
-        found = dict(self._evaluate(rows, asked))
-        return [
-            [
-                Score(
-                    logprob=float(sum(found[row, token][0] for row, token in zip(at, c, strict=True))),
-                    is_greedy=all(found[row, token][1] for row, token in zip(at, c, strict=True)),
-                )
-                for c, at in zip(continuations, places, strict=True)
+    def _branch_off(self, tree: Tree, n_shared: int) -> None:
+        """Let the tree's sequences begin with what sequence 0 holds; nothing is moved, only marked."""
+        if n_shared:
+            for seq in (seq for seqs in tree.seqs for seq in seqs):
+                self._lib.llama_memory_seq_cp(self._memory, 0, seq, -1, -1)
+
+    def generate(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        n_gen: int,
+        n_cells: int,
+        shared: Sequence[int] = (),
+        ended: Callable[[Sequence[int]], bool] = lambda _: False,
+    ) -> list[list[int]]:
+        """Greedy texts, all contexts of a tree in step, one token each to a batch."""
+        self._hold(shared)
+        texts: list[list[int]] = []
+        for tree in trees([(context, ()) for context in contexts], len(shared), n_cells):
+            self._branch_off(tree, len(shared))
+            texts += self._write(tree, contexts[len(texts) :], n_gen, ended)
+            self._lib.llama_memory_seq_keep(self._memory, 0)
+        return texts
+
+    def _write(
+        self,
+        tree: Tree,
+        contexts: Sequence[Sequence[int]],
+        n_gen: int,
+        ended: Callable[[Sequence[int]], bool],
+    ) -> list[list[int]]:
+        texts: list[list[int]] = [[] for _ in tree.ends]
+        rows, places = tree.rows, dict(enumerate(tree.ends))
+        for _ in range(n_gen):
+            best = self._evaluate_best(rows, set(places.values()))
+            following = {i: best[row] for i, row in places.items() if best[row] not in self._enders}
+            for i, token in following.items():
+                texts[i].append(token)
+            live = [i for i in following if not ended(texts[i])]
+            if not live:
+                break
+            rows = [
+                Row(texts[i][-1], len(contexts[i]) + len(texts[i]) - 1, [tree.seqs[i][0]], wanted=True)
+                for i in live
             ]
-            for (_, continuations), places in zip(chunk, wanted, strict=True)
-        ]
+            places = {i: k for k, i in enumerate(live)}
+        return texts
 
     def logits(self, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
         """Evaluate `tokens` from an empty cache, `n_batch` at a time; a copy of the logits from `start`."""
@@ -284,74 +316,60 @@ class LlamaSession:
         out = np.empty((len(tokens) - start, self.n_vocab), dtype=np.float32)
         for begin in range(0, len(tokens), self._n_batch):
             part = tokens[begin : begin + self._n_batch]
-            self._decode_rows([(t, i, (0,), i >= start) for i, t in enumerate(part, begin)])
-            for k in range(max(start - begin, 0), len(part)):
-                out[begin + k - start] = self._logits(k)
+            rows = [Row(t, i, [0], wanted=i >= start) for i, t in enumerate(part, begin)]
+            for k, logits in self._decoded(rows):
+                out[begin + k - start] = logits
         return out
 
     def _evaluate(
-        self,
-        rows: Sequence[tuple[int, int, tuple[int, ...], bool]],
-        asked: Mapping[int, Sequence[int]] | None = None,
-    ) -> Iterator[tuple[tuple[int, int], tuple[float, bool]]]:
-        """Decode rows, `n_batch` at a time; gives ((row, token), (log-probability, is the argmax))."""
-        found: list[tuple[tuple[int, int], tuple[float, bool]]] = []
+        self, rows: Sequence[Row], asked: Mapping[int, Collection[int]] | None = None
+    ) -> dict[tuple[int, int], tuple[float, bool]]:
+        """Decode rows; (row, token) -> (log-probability, is the argmax) of what was asked for."""
+        found: dict[tuple[int, int], tuple[float, bool]] = {}
+        for row, logits in self._decoded(rows):
+            for token, score in _log_softmax(logits, (asked or {}).get(row, ())):
+                found[row, token] = score
+        return found
+
+    def _evaluate_best(self, rows: Sequence[Row], asked: Collection[int]) -> dict[int, int]:
+        """Decode rows; row -> the likeliest token after it."""
+        return {row: int(logits.argmax()) for row, logits in self._decoded(rows) if row in asked}
+
+    def _decoded(self, rows: Sequence[Row]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Decode rows, `n_batch` at a time; the logits of those wanted, valid until the next step."""
+        batch = self._batch
         for start in range(0, len(rows), self._n_batch):
             part = rows[start : start + self._n_batch]
-            self._decode_rows(part)
-            for k in range(len(part)):
-                tokens = (asked or {}).get(start + k)
-                if tokens:
-                    found += [((start + k, t), s) for t, s in _log_softmax(self._logits(k), tokens)]
-        return iter(found)
+            batch.n_tokens = len(part)
+            for k, row in enumerate(part):
+                batch.token[k], batch.pos[k], batch.n_seq_id[k] = row.token, row.position, len(row.seqs)
+                seq_ids = batch.seq_id[k]
+                for j, seq in enumerate(row.seqs):
+                    seq_ids[j] = seq
+                batch.logits[k] = row.wanted
+            self._decode(batch)
+            self._lib.llama_synchronize(self._ctx)
+            for k, row in enumerate(part):
+                if row.wanted:
+                    yield start + k, self._logits(k)
 
-    def _decode_rows(self, rows: Sequence[tuple[int, int, tuple[int, ...], bool]]) -> None:
-        """One batch of (token, position, sequences, logits wanted); done when it returns."""
-        batch = self._batch
-        batch.n_tokens = len(rows)
-        for k, (token, position, seqs, wanted) in enumerate(rows):
-            batch.token[k], batch.pos[k], batch.n_seq_id[k] = token, position, len(seqs)
-            for j, seq in enumerate(seqs):
-                batch.seq_id[k][j] = seq
-            batch.logits[k] = wanted
-        self._decode(batch)
-        self._lib.llama_synchronize(self._ctx)
+
+def _sum(parts: Sequence[tuple[float, bool]]) -> Score:
+    return Score(
+        logprob=float(sum(logprob for logprob, _ in parts)), is_greedy=all(best for _, best in parts)
+    )
 
 
 def _log_softmax(
-    logits: npt.NDArray[np.float32], tokens: Sequence[int]
+    logits: npt.NDArray[np.float32], tokens: Collection[int]
 ) -> list[tuple[int, tuple[float, bool]]]:
     """Natural-log probabilities of some tokens; the normaliser is summed in double precision."""
+    if not tokens:
+        return []
     best = int(logits.argmax())
     top = float(logits[best])
     norm = top + float(np.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64)))
     return [(t, (float(logits[t]) - norm, t == best)) for t in tokens]
-
-
-def _common_prefix(contexts: Sequence[Sequence[int]]) -> list[int]:
-    """The longest beginning all contexts share, each keeping at least one token of its own."""
-    shortest = min(contexts, key=len)
-    n = 0
-    while n < len(shortest) - 1 and all(c[n] == shortest[n] for c in contexts):
-        n += 1
-    return list(shortest[:n])
-
-
-def _pack(
-    group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], n_prefix: int, n_cells: int
-) -> Iterator[list[tuple[Sequence[int], Sequence[Sequence[int]]]]]:
-    """Questions in order, a new chunk when the next one would not fit in `n_cells` tokens."""
-    chunk: list[tuple[Sequence[int], Sequence[Sequence[int]]]] = []
-    used = 0
-    for context, continuations in group:
-        cost = len(context) - n_prefix + sum(len(c) - 1 for c in continuations)
-        if chunk and used + cost > n_cells:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append((context, continuations))
-        used += cost
-    if chunk:
-        yield chunk
 
 
 def _text(fill: Callable[[Any, int], int]) -> str:

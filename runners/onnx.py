@@ -6,9 +6,10 @@ input and output at once, so that a step copies nothing.
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,13 @@ import numpy.typing as npt
 from edgebench.core.errors import ModelError
 from edgebench.core.json_file import read_object
 from edgebench.core.tool_env import pinned
-from edgebench.core.types import Evidence, Format, Score, Settings
+from edgebench.core.types import Evidence, Format, Settings
+from edgebench.runners.cached_session import CachedSession, State
 from edgebench.runners.tokenizer_json import JsonTokenizer
 
 MODEL_FILE = "model.onnx"
 GENAI_FILE = "genai_config.json"
 PAST = "past_key_values."
-MIN_SHARED_PREFIX = 8
-"""Shorter common beginnings are cheaper to evaluate again than to share."""
-N_TYPICAL_CTX = 512
-"""Cells of the cache where nobody asked for a number."""
 NEEDED = ("onnxruntime", "tokenizers", "jinja2")
 
 
@@ -52,10 +50,8 @@ class Onnx:
         return OnnxSession(path, settings)
 
 
-class OnnxSession:
+class OnnxSession(CachedSession):
     """A loaded graph; see `edgebench.core.engine.Session`."""
-
-    facts: Mapping[str, Any]
 
     def __init__(self, path: Path, settings: Settings) -> None:
         folder = path.parent if path.name == MODEL_FILE else path
@@ -65,14 +61,13 @@ class OnnxSession:
             )
         if settings.n_gpu_layers:
             raise ModelError("the onnx runner computes on the CPU only", "leave out -ngl")
-        self._settings = settings
         config, genai, generation = (
             read_object(folder / name, missing_ok=True)
             for name in ("config.json", GENAI_FILE, "generation_config.json")
         )
         self._session = _open(folder, settings)
         inputs = {one.name: one for one in self._session.get_inputs()}
-        outputs = [one.name for one in self._session.get_outputs()]
+        outputs = {one.name: one for one in self._session.get_outputs()}
         self._pasts = [name for name in inputs if name.startswith(PAST)]
         self._presents = [f"present.{name.removeprefix(PAST)}" for name in self._pasts]
         if not self._pasts or "input_ids" not in inputs or "logits" not in outputs:
@@ -82,20 +77,18 @@ class OnnxSession:
         self._has_positions = "position_ids" in inputs
         # In genai's layout past and present are one buffer; its length is the context's.
         self._shares_buffer = bool(genai.get("search", {}).get("past_present_share_buffer", False))
+        self._buffers: list[Any] | None = None
         self._kv_type = np.float16 if "float16" in inputs[self._pasts[0]].type else np.float32
         self._kv_shapes = [_kv_shape(inputs[name].shape, config, genai) for name in self._pasts]
-        text = config.get("text_config") or config
-        model = genai.get("model", {})
-        logits = next(one for one in self._session.get_outputs() if one.name == "logits")
-        self.n_vocab: int = _first_int(logits.shape[-1], text.get("vocab_size"), model.get("vocab_size"))
-        self.n_ctx_train: int = _first_int(text.get("max_position_embeddings"), model.get("context_length"))
+        text, model = config.get("text_config") or config, genai.get("model", {})
         ends = [one.get("eos_token_id") for one in (config, text, generation, model)]
-        self._tokenizer = JsonTokenizer(folder, _flat(ends))
-        self._enders = [token for token in self._tokenizer.enders if token < self.n_vocab]
-        self.bos: int | None = self._tokenizer.bos
-        self._n_ctx, self._seen = 0, 0
-        self._cache: list[Any] = []
-        self._last: npt.NDArray[np.float32] | None = None
+        # By `n_ubatch`: the graph makes logits for every token it is given, and they take memory.
+        super().__init__(
+            JsonTokenizer(folder, _flat(ends)),
+            n_vocab=_first_int(outputs["logits"].shape[-1], text.get("vocab_size"), model.get("vocab_size")),
+            n_step=settings.n_ubatch,
+        )
+        self.n_ctx_train = _first_int(text.get("max_position_embeddings"), model.get("context_length"))
         self.facts = {
             "model_description": f"{config.get('model_type') or model.get('type') or '?'} (ONNX)",
             "n_vocab": self.n_vocab,
@@ -110,146 +103,75 @@ class OnnxSession:
             "versions": {"onnxruntime": importlib.metadata.version("onnxruntime")},
         }
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exc: object) -> None:
-        self._cache, self._last, self._session = [], None, None
+        super().__exit__(*exc)
+        self._buffers = self._session = None
 
     def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
-        """An empty cache for `n_ctx` tokens; questions are scored one after the other."""
-        self._n_ctx, self._cache = n_ctx, []
+        """An empty cache for `n_ctx` tokens; rows beside it are made as they are needed."""
+        self._buffers = self._blanks(n_ctx) if self._shares_buffer else None
+        super().open(n_ctx=n_ctx, n_seq_max=n_seq_max)
+
+    def _empty(self) -> State:
+        return State(self._buffers or self._blanks(0), 0)
+
+    def _blanks(self, n_cells: int) -> list[Any]:
+        return [
+            _value(np.zeros((1, n_heads, n_cells, width), self._kv_type))
+            for n_heads, width in self._kv_shapes
+        ]
+
+    def _n_bytes(self, cache: Any) -> int:
+        return sum(cells.tensor_size_in_bytes() for cells in cache)
+
+    @cached_property
+    def _batches(self) -> bool:
+        """Asked of the graph: attention fused for generation takes one row when a cache is before it."""
         if self._shares_buffer:
-            self._cache = [self._blank(shape, n_ctx) for shape in self._kv_shapes]
-        self.reset()
+            return False
+        try:
+            self._run(np.zeros((2, 2), np.int64), State(self._blanks(1), 1), ["logits"])
+        except RuntimeError:
+            return False
+        return True
 
-    def reset(self) -> None:
-        """Drop every cached token."""
-        self._seen, self._last = 0, None
-        if not self._shares_buffer:
-            self._cache = [self._blank(shape, 0) for shape in self._kv_shapes]
+    def _takes_rows(self) -> bool:
+        return self._batches
 
-    def _blank(self, shape: tuple[int, int], n_cells: int) -> Any:
-        from onnxruntime import OrtValue
+    def _pass(
+        self, rows: npt.NDArray[np.int64], state: State, start: int
+    ) -> tuple[npt.NDArray[np.float32], Any]:
+        self._room_for(rows.shape[1], state)
+        # What is not named is not handed out: several rows' caches are freed layer by layer.
+        logits, *cache = self._run(rows, state, ["logits", *(self._presents if len(rows) == 1 else ())])
+        return logits.numpy()[:, start:].astype(np.float32, copy=False), self._buffers or cache
 
-        n_heads, width = shape
-        return OrtValue.ortvalue_from_numpy(np.zeros((1, n_heads, n_cells, width), self._kv_type))
+    def _run(self, rows: npt.NDArray[np.int64], state: State, outputs: Sequence[str]) -> list[Any]:
+        """Evaluate rows, each after `state`: the outputs of these names."""
+        from onnxruntime import RunOptions
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids with the tokenizer's own BOS, and special tokens in the text recognised."""
-        return self._tokenizer.encode(text)
-
-    def chat_prompt(self, text: str) -> tuple[str, bool]:
-        """One user turn through the model's chat template."""
-        return self._tokenizer.chat_prompt(text)
-
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens after what is cached, `n_ubatch` at a time."""
-        for part in self._parts(tokens):
-            self._last = self._evaluate(part)[-1]
-
-    def greedy(self) -> int:
-        """Argmax of the last logits, tokens that end a text excluded."""
-        if self._last is None:
-            raise ModelError("nothing was evaluated yet: there is no next token")
-        logits = self._last.copy()
-        logits[self._enders] = -np.inf
-        return int(logits.argmax())
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token; control tokens have none."""
-        return self._tokenizer.piece(token)
-
-    def logits(self, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
-        """Evaluate `tokens` from an empty cache; a copy of the logits from `start` on."""
-        if not self._n_ctx:
-            self.open(n_ctx=max(len(tokens), N_TYPICAL_CTX))
-        self.reset()
-        out = np.empty((len(tokens) - start, self.n_vocab), np.float32)
-        begin = 0
-        for part in self._parts(tokens):
-            rows, end = self._evaluate(part), begin + len(part)
-            n_kept = min(end - start, len(part))
-            if n_kept > 0:
-                out[end - n_kept - start : end - start] = rows[-n_kept:]
-            begin = end
-        return out
-
-    def loglikelihoods(
-        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
-    ) -> list[list[Score]]:
-        """Score a group, one question after the other.
-
-        With cells, what all contexts begin with and then each context is evaluated once, and continuations
-        go on from its cache. Without (`n_cells` 0) nothing is taken from a cache: every continuation is
-        evaluated in one piece with its context, which is another shape and moves what is quantized as it
-        runs.
-        """
-        if not n_cells:
-            return [
-                [self._score_whole(context, c) for c in continuations] for context, continuations in group
-            ]
-        prefix = _common_prefix([context for context, _ in group])
-        n_prefix = len(prefix) if len(group) > 1 and len(prefix) >= MIN_SHARED_PREFIX else 0
-        self.reset()
-        self.prefill(prefix[:n_prefix])
-        begun = self._state()
-        scores = []
-        for context, continuations in group:
-            self._go_back(begun)
-            self.prefill(context[n_prefix:])
-            if self._last is None or not context:
-                raise ModelError("a question without a context can't be scored")
-            head, read = self._last, self._state()
-            row = []
-            for continuation in continuations:
-                self._go_back(read)
-                rows = [self._evaluate(part) for part in self._parts(continuation[:-1])]
-                row.append(_score(np.concatenate([head[None], *rows]), continuation))
-            scores.append(row)
-        self.reset()
-        return scores
-
-    def _score_whole(self, context: Sequence[int], continuation: Sequence[int]) -> Score:
-        rows = self.logits([*context, *continuation[:-1]], len(context) - 1)
-        return _score(rows, continuation)
-
-    def _state(self) -> tuple[int, list[Any]]:
-        """Where the cache stands; a plain graph never writes into what it has handed out."""
-        return self._seen, self._cache
-
-    def _go_back(self, state: tuple[int, list[Any]]) -> None:
-        self._seen, self._cache = state
-
-    def _parts(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
-        # By `n_ubatch`: the graph makes logits for every token it is given, and they take memory.
-        for start in range(0, len(tokens), self._settings.n_ubatch):
-            yield tokens[start : start + self._settings.n_ubatch]
-
-    def _evaluate(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Evaluate tokens into the cache; the logits of each."""
-        n_all = self._seen + len(tokens)
-        if n_all > self._n_ctx:
-            raise ModelError(f"the context of {self._n_ctx} tokens is full ({n_all} needed)")
+        n_rows, n_new = rows.shape
+        n_all = state.n_seen + n_new
         binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", np.array([tokens], np.int64))
-        binding.bind_cpu_input("attention_mask", np.ones((1, n_all), np.int64))
+        binding.bind_cpu_input("input_ids", rows)
+        binding.bind_cpu_input("attention_mask", np.ones((n_rows, n_all), np.int64))
         if self._has_positions:
-            binding.bind_cpu_input("position_ids", np.arange(self._seen, n_all, dtype=np.int64)[None])
-        binding.bind_output("logits", "cpu")
-        for past, present, cells in zip(self._pasts, self._presents, self._cache, strict=True):
-            binding.bind_ortvalue_input(past, cells)
-            if self._shares_buffer:
-                binding.bind_ortvalue_output(present, cells)
+            at = np.arange(state.n_seen, n_all, dtype=np.int64)
+            binding.bind_cpu_input("position_ids", np.tile(at, (n_rows, 1)))
+        for past, cells in zip(self._pasts, state.cache, strict=True):
+            wide = cells if n_rows == 1 else _value(np.repeat(cells.numpy(), n_rows, axis=0))
+            binding.bind_ortvalue_input(past, wide)
+        in_place = dict(zip(self._presents, self._buffers or (), strict=False))
+        for name in outputs:
+            if name in in_place:
+                binding.bind_ortvalue_output(name, in_place[name])
             else:
-                binding.bind_output(present, "cpu")
-        self._session.run_with_iobinding(binding)
-        logits, *presents = binding.get_outputs()
-        if not self._shares_buffer:
-            self._cache = presents
-        self._seen = n_all
-        rows: npt.NDArray[np.float32] = logits.numpy()[0].astype(np.float32, copy=False)
-        return rows
+                binding.bind_output(name, "cpu")
+        options = RunOptions()
+        options.log_severity_level = 4  # what it refuses is told by the exception
+        self._session.run_with_iobinding(binding, options)
+        found: list[Any] = binding.get_outputs()
+        return found
 
 
 def _open(folder: Path, settings: Settings) -> Any:
@@ -291,21 +213,7 @@ def _flat(values: Sequence[Any]) -> list[int]:
     return found
 
 
-def _score(rows: npt.NDArray[np.float32], continuation: Sequence[int]) -> Score:
-    """`rows` predict the continuation's tokens, one each; the normaliser is summed in double precision."""
-    top = rows.max(axis=1)
-    norm = top + np.log(np.exp(rows - top[:, None]).sum(axis=1, dtype=np.float64))
-    picked = rows[np.arange(len(continuation)), continuation]
-    return Score(
-        logprob=float((picked - norm).sum()),
-        is_greedy=bool((rows.argmax(axis=1) == np.array(continuation)).all()),
-    )
+def _value(cells: npt.NDArray[Any]) -> Any:
+    from onnxruntime import OrtValue
 
-
-def _common_prefix(contexts: Sequence[Sequence[int]]) -> list[int]:
-    """The longest beginning all contexts share, each keeping at least one token of its own."""
-    shortest = min(contexts, key=len)
-    n = 0
-    while n < len(shortest) - 1 and all(context[n] == shortest[n] for context in contexts):
-        n += 1
-    return list(shortest[:n])
+    return OrtValue.ortvalue_from_numpy(cells)

@@ -8,6 +8,8 @@ It lets the whole path from plan to picture be tried and tested without an engin
 `dies_after` counts engine calls; `how` is kill, segfault, error or hang. `nan` spoils log-likelihoods.
 `while` names a file: the script does so only as long as it is there (and the model's hash stays).
 `damage` is how far its logits stray from those that all such models share (0.1; 0 for their original).
+`leans`, {"A": 1.5}, favours continuations of that text, whatever they stand for. `says` lists texts: a hash
+of the context chooses the one that is written after it.
 """
 
 import ctypes
@@ -17,10 +19,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from edgebench.core.engine import Item
 from edgebench.core.errors import ModelError
 from edgebench.core.types import Evidence, Format, Score, Settings
 
@@ -103,16 +106,34 @@ class SyntheticSession:
         return bytes([token])
 
     def loglikelihoods(
-        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
+        self, group: Sequence[Item], *, n_cells: int, shared: Sequence[int] = ()
     ) -> list[list[Score]]:
         """A number between -10 and 0 that depends on the tokens, and a little on the batch's shape."""
-        self._live()
-        time.sleep(self._token_s * sum(len(context) for context, _ in group))
+        self._work(group, shared)
         nudge = 0.3 if n_cells == 0 else 0.0
         return [
             [Score(logprob=self._logprob(context, c, nudge), is_greedy=False) for c in continuations]
             for context, continuations in group
         ]
+
+    def generate(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        n_gen: int,
+        n_cells: int,
+        shared: Sequence[int] = (),
+        ended: Callable[[Sequence[int]], bool] = lambda _: False,
+    ) -> list[list[int]]:
+        """One of the texts in `says` after each context, a byte at a time; nothing where there are none."""
+        self._work([(context, ()) for context in contexts], shared)
+        says = [text.encode() for text in self._script.get("says", ())] or [b""]
+        made = []
+        for context in contexts:
+            text = says[int.from_bytes(self._digest(context)[:4], "big") % len(says)][:n_gen]
+            lengths = range(1, len(text) + 1)
+            made.append(list(text[: next((n for n in lengths if ended(list(text[:n]))), len(text))]))
+        return made
 
     def logits(self, tokens: Sequence[int], start: int) -> "npt.NDArray[np.float32]":
         """The same wave for every model, and on it a `damage` times smaller one of the model's own."""
@@ -133,9 +154,21 @@ class SyntheticSession:
     def _logprob(self, context: Sequence[int], continuation: Sequence[int], nudge: float) -> float:
         if self._script.get("nan") and self._is_spoilt():
             return math.nan
-        seed = f"{self._script.get('seed', 0)}:{list(context)}:{list(continuation)}"
-        digest = hashlib.sha256(seed.encode()).digest()
-        return -10 * digest[0] / 255 - nudge * digest[1] / 255
+        digest = self._digest(context, continuation)
+        leans: Mapping[str, float] = self._script.get("leans", {})
+        lean = leans.get(bytes(list(continuation)).decode("utf-8", "replace").strip(), 0.0)
+        # Against the strongest one: a log-likelihood stays below 0.
+        return -10 * digest[0] / 255 - nudge * digest[1] / 255 + lean - max([0.0, *leans.values()])
+
+    def _digest(self, *texts: Sequence[int]) -> bytes:
+        seed = ":".join([str(self._script.get("seed", 0)), *(str(list(text)) for text in texts)])
+        return hashlib.sha256(seed.encode()).digest()
+
+    def _work(self, group: Sequence[Item], shared: Sequence[int]) -> None:
+        """Take `token_s` a token; what is shared counts once."""
+        self._live()
+        n_tokens = len(shared) + sum(len(context) - len(shared) for context, _ in group)
+        time.sleep(self._token_s * n_tokens)
 
     def _live(self) -> None:
         self._calls += 1

@@ -8,16 +8,16 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.errors import ModelError
 from edgebench.core.tool_env import pinned
-from edgebench.core.types import Evidence, Format, Score, Settings
+from edgebench.core.types import Evidence, Format, Settings
+from edgebench.runners.cached_session import CachedSession, State
 from edgebench.runners.hf_tokenizer import HfTokenizer
 
 
@@ -44,10 +44,8 @@ class Torch:
         return TorchSession(path, settings)
 
 
-class TorchSession:
+class TorchSession(CachedSession):
     """A loaded checkpoint; see `edgebench.core.engine.Session`."""
-
-    facts: Mapping[str, Any]
 
     def __init__(self, path: Path, settings: Settings) -> None:
         config = _config(path)
@@ -56,19 +54,16 @@ class TorchSession:
         import torch
 
         self._torch = torch
-        self._settings = settings
         torch.set_num_threads(settings.n_threads)
         self._model = _load(path)
+        super().__init__(
+            HfTokenizer(path, _end_ids(self._model)),
+            # The output head may have more rows than the tokenizer has tokens: padded vocabularies.
+            n_vocab=int(self._model.get_output_embeddings().weight.shape[0]),
+            n_step=settings.n_batch,
+        )
         text_config = self._model.config.get_text_config()
-        # The output head may have more rows than the tokenizer has tokens: padded vocabularies.
-        self.n_vocab: int = int(self._model.get_output_embeddings().weight.shape[0])
-        self.n_ctx_train: int = int(getattr(text_config, "max_position_embeddings", 0) or 0)
-        self._tokenizer = HfTokenizer(path, _end_ids(self._model))
-        self._enders = [token for token in self._tokenizer.enders if token < self.n_vocab]
-        self.bos: int | None = self._tokenizer.bos
-        self._n_ctx = 0
-        self._cache: Any = None
-        self._last: npt.NDArray[np.float32] | None = None
+        self.n_ctx_train = int(getattr(text_config, "max_position_embeddings", 0) or 0)
         self.facts = {
             "model_description": f"{config.get('model_type', '?')} ({type(self._model).__name__})",
             "n_params": sum(weight.numel() for weight in self._model.parameters()),
@@ -84,116 +79,36 @@ class TorchSession:
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         }
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exc: object) -> None:
-        self._cache = self._last = self._model = None
+        super().__exit__(*exc)
+        self._model = None
 
-    def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
-        """An empty cache that may grow to `n_ctx` tokens; questions are scored one after the other."""
-        self._n_ctx = n_ctx
-        self.reset()
+    def _empty(self) -> State:
+        return State((), 0)
 
-    def reset(self) -> None:
-        """Drop every cached token."""
-        self._cache, self._last = self._empty_cache(), None
+    def _n_bytes(self, cache: Any) -> int:
+        return sum(part.nbytes for layer in cache for part in layer)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids with the tokenizer's own BOS, and special tokens in the text recognised."""
-        return self._tokenizer.encode(text)
-
-    def chat_prompt(self, text: str) -> tuple[str, bool]:
-        """One user turn through the tokenizer's chat template."""
-        return self._tokenizer.chat_prompt(text)
-
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens after what is cached, `n_batch` at a time."""
-        for part in self._parts(tokens):
-            self._last = self._forward(part, self._cache, 1)[-1]
-
-    def greedy(self) -> int:
-        """Argmax of the last logits, tokens that end a text excluded."""
-        if self._last is None:
-            raise ModelError("nothing was evaluated yet: there is no next token")
-        logits = self._last.copy()
-        logits[self._enders] = -np.inf
-        return int(logits.argmax())
-
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token; control tokens have none."""
-        return self._tokenizer.piece(token)
-
-    def logits(self, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
-        """Evaluate `tokens` from an empty cache; a copy of the logits from `start` on."""
-        self.reset()
-        out = np.empty((len(tokens) - start, self.n_vocab), dtype=np.float32)
-        begin = 0
-        for part in self._parts(tokens):
-            end = begin + len(part)
-            n_kept = min(end - start, len(part))
-            if n_kept > 0:
-                out[end - n_kept - start : end - start] = self._forward(part, self._cache, n_kept)
-            else:
-                self._forward(part, self._cache, 1)
-            begin = end
-        self.reset()
-        return out
-
-    def loglikelihoods(
-        self, group: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, n_cells: int
-    ) -> list[list[Score]]:
-        """Score a group, one question after the other whatever `n_cells` says.
-
-        A context is evaluated once; each continuation goes on from its cache, which is then cut back.
-        """
-        scores = []
-        for context, continuations in group:
-            self.reset()
-            self.prefill(context)
-            head = self._last
-            if head is None:
-                raise ModelError("a question without a context can't be scored")
-            scores.append([self._score(continuation, head, len(context)) for continuation in continuations])
-        self.reset()
-        return scores
-
-    def _score(self, continuation: Sequence[int], head: npt.NDArray[np.float32], n_context: int) -> Score:
-        rows = [head]
-        for part in self._parts(continuation[:-1]):
-            rows += list(self._forward(part, self._cache, len(part)))
-        self._cache.crop(n_context)
-        found = [_log_softmax(row, token) for row, token in zip(rows, continuation, strict=False)]
-        return Score(
-            logprob=sum(logprob for logprob, _ in found), is_greedy=all(is_best for _, is_best in found)
-        )
-
-    def _parts(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
-        for start in range(0, len(tokens), self._settings.n_batch):
-            yield tokens[start : start + self._settings.n_batch]
-
-    def _forward(self, tokens: Sequence[int], cache: Any, n_kept: int) -> npt.NDArray[np.float32]:
-        """Evaluate tokens into the cache; the logits of the last `n_kept` of them."""
-        torch = self._torch
-        n_cells = cache.get_seq_length() + len(tokens)
-        if n_cells > self._n_ctx:
-            raise ModelError(f"the context of {self._n_ctx} tokens is full ({n_cells} needed)")
-        with torch.inference_mode():
-            found = self._model(
-                input_ids=torch.tensor([list(tokens)]),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=n_kept,
-            )
-        kept: npt.NDArray[np.float32] = found.logits[0].numpy()
-        return kept
-
-    def _empty_cache(self) -> Any:
-        # Made without the model's config: layers with a sliding window keep everything and mask it, so that
-        # a cache can be cut back to any length.
+    def _pass(
+        self, rows: npt.NDArray[np.int64], state: State, start: int
+    ) -> tuple[npt.NDArray[np.float32], Any]:
         from transformers import DynamicCache
 
-        return DynamicCache()
+        self._room_for(rows.shape[1], state)
+        # Made without the model's config: layers with a sliding window keep everything and mask it, so that
+        # every token of a text is there to go on from.
+        cache = DynamicCache()
+        with self._torch.inference_mode():
+            for i, (keys, values) in enumerate(state.cache):
+                cache.update(*(part.expand(len(rows), -1, -1, -1) for part in (keys, values)), i)
+            found = self._model(
+                input_ids=self._torch.from_numpy(rows),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=rows.shape[1] - start,
+            )
+        logits: npt.NDArray[np.float32] = found.logits.numpy()
+        return logits, [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -245,11 +160,3 @@ def _end_ids(model: Any) -> list[int]:
         ids = getattr(config, "eos_token_id", None)
         found += ids if isinstance(ids, list) else [] if ids is None else [ids]
     return found
-
-
-def _log_softmax(logits: npt.NDArray[np.float32], token: int) -> tuple[float, bool]:
-    """Natural-log probability of a token, and whether it is the argmax; summed in double precision."""
-    best = int(logits.argmax())
-    top = float(logits[best])
-    norm = top + float(np.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64)))
-    return float(logits[token]) - norm, token == best

@@ -6,7 +6,7 @@ from typing import NoReturn
 import click
 
 from edgebench import __version__
-from edgebench.cli import catalog, compare, measure, quantize, runs
+from edgebench.cli import catalog, compare, measure, quantize, runs, suites
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError, UsageError
 
@@ -47,7 +47,7 @@ def app(debug: bool) -> None:
 for verb in (
     *(measure.run, measure.sweep, quantize.quantize, quantize.reproduce),
     *(compare.compare, compare.pareto, runs.runs, runs.db),
-    *(catalog.models, catalog.suites, catalog.runners, catalog.devices, catalog.cache),
+    *(catalog.models, suites.suites, catalog.runners, catalog.devices, catalog.cache),
 ):
     app.add_command(verb)
 

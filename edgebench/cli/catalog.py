@@ -1,10 +1,9 @@
-"""`models`, `suites`, `runners`, `devices`, `cache`: what there is."""
+"""`models`, `runners`, `devices`, `cache`: what there is."""
 
 from pathlib import Path
 
 import click
 
-from edgebench.cli.measure import data_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
 from edgebench.core.units import data_size
 
@@ -71,53 +70,6 @@ def models_add(path: Path, name: str | None, output: str) -> None:
 
     artifact = add_model(path, name)
     emit_one(show_model(artifact.model, remark), output, artifact.model)
-
-
-@click.group(
-    epilog=examples(
-        "edgebench suites list --data DIR",
-        "edgebench suites show everyday",
-        "edgebench suites show mmlu-medical -o json",
-    )
-)
-def suites() -> None:
-    """Question suites."""
-
-
-@suites.command("list", epilog=examples("edgebench suites list", "edgebench suites list --data DIR -o md"))
-@data_option
-@output_option
-def suites_list(data: Path | None, output: str) -> None:
-    """Every known suite, and whether its questions are in reach."""
-    from edgebench.session_catalog import list_suites
-
-    columns = [
-        Column("name", "name"),
-        Column("n_questions", "questions", right=True),
-        Column("available", "available", _yes_no),
-        Column("default_scorer", "scorer"),
-        LICENCE,
-        Column("title", "title"),
-    ]
-    emit(list_suites(data), columns, output)
-
-
-@suites.command(
-    "show",
-    epilog=examples(
-        "edgebench suites show everyday",
-        "edgebench suites show mmlu-medical --data DIR -o json",
-        "edgebench suites show ./mine.toml",
-    ),
-)
-@click.argument("name")
-@data_option
-@output_option
-def suites_show(name: str, data: Path | None, output: str) -> None:
-    """A suite's provenance, counts and a sample prompt; NAME or a suite file."""
-    from edgebench.session_catalog import show_suite
-
-    emit_one(show_suite(name, data), output, name)
 
 
 @click.group(

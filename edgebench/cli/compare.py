@@ -7,11 +7,21 @@ from typing import Any
 
 import click
 
-from edgebench.cli.levels import difference, emit_levels, warn_of_settings
+from edgebench.cli.flips import (
+    explain,
+    flip_rate,
+    flips_dict,
+    margin_told,
+    noise_dict,
+    noise_told,
+    points,
+    signed,
+    verdict_told,
+)
+from edgebench.cli.levels import emit_levels, warn_of_settings
 from edgebench.cli.measure import db_option, with_options
 from edgebench.cli.output import Column, emit, examples, output_option, remark
 from edgebench.core.errors import UsageError
-from edgebench.core.types import MEDICAL_NOTE
 from edgebench.core.units import interval, significant
 
 filters = [
@@ -19,7 +29,22 @@ filters = [
     click.option("-m", "--model", help="Only this model."),
     click.option("--suite", help="The suite whose accuracy is meant.  [default: the newest run's]"),
     click.option(
-        "--scorer", type=click.Choice(["letter", "cloze"]), help="The scorer whose accuracy is meant."
+        "--scorer",
+        type=click.Choice(["letter", "cloze", "generate"]),
+        help="The scorer whose accuracy is meant.",
+    ),
+]
+asking_filters = [
+    click.option(
+        "--permute",
+        type=click.Choice(["none", "cyclic"]),
+        help="Runs that asked every question once, or in all rotations.  [default: as the newest run]",
+    ),
+    click.option(
+        "--num-fewshot",
+        "--num_fewshot",
+        type=click.IntRange(min=0),
+        help="Runs with so many worked examples.  [default: as the newest run]",
     ),
 ]
 
@@ -28,23 +53,33 @@ filters = [
     epilog=examples(
         "edgebench compare --by quant",
         "edgebench compare --by quant --base q8_0 -o md",
+        "edgebench compare --by quant --margin 0.01",
         "edgebench compare 01JD9A 01JD9B",
     )
 )
 @click.argument("runs", nargs=-1)
 @click.option("--by", type=click.Choice(["quant"]), help="Every level of a model against the widest one.")
 @click.option("--base", help="The level to compare with.  [default: most bits per weight]")
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    help="Say which levels are not worse by more than this share: 0.01 is one point.",
+)
 @with_options(filters)
+@with_options(asking_filters)
 @db_option
 @output_option
 def compare(
     runs: tuple[str, ...],
     by: str | None,
     base: str | None,
+    margin: float | None,
     device: str | None,
     model: str | None,
     suite: str | None,
     scorer: str | None,
+    permute: str | None,
+    num_fewshot: int | None,
     db: Path,
     output: str,
 ) -> None:
@@ -56,44 +91,34 @@ def compare(
         raise UsageError("compare takes two runs, or --by quant", "edgebench runs list shows the runs")
     with Store.open_readonly(db) as store:
         if by == "quant":
-            device = _device_id(device)
-            levels = by_quant(store, device=device, model=model, suite=suite, scorer=scorer, base=base).levels
-            emit_levels([levels], output)
+            found = by_quant(
+                store,
+                device=device_id(device),
+                model=model,
+                suite=suite,
+                scorer=scorer,
+                permute=permute,
+                num_fewshot=num_fewshot,
+                base=base,
+                margin=margin,
+            )
+            emit_levels([found.levels], output, margin)
         else:
-            _emit_pair(two_runs(store, *runs), output)
+            _emit_pair(two_runs(store, *runs, margin=margin), output, margin)
 
 
-def _device_id(name: str | None) -> str | None:
+def device_id(name: str | None) -> str | None:
     """`local` as the database knows it."""
     from edgebench.session_catalog import show_device
 
     return show_device("local")["id"] if name == "local" else name
 
 
-def _emit_pair(pair: Any, output: str) -> None:
+def _emit_pair(pair: Any, output: str, margin: float | None) -> None:
     if pair.differs:
         remark(f"these runs also differ in: {', '.join(pair.differs)}")
     if pair.flips is not None:
-        rows = [
-            {
-                **asdict(pair.flips),
-                "p": pair.flips.p,
-                "difference": difference(pair.flips),
-                "verdict": pair.verdict,
-            }
-        ]
-        columns = [
-            Column("n", "questions", right=True),
-            Column("n_lost", "lost", right=True),
-            Column("n_won", "won", right=True),
-            Column("n_changed", "answers changed", right=True),
-            Column("difference", "difference [95 %]", _signed, right=True),
-            Column("p", "p (McNemar)", significant, right=True),
-            Column("verdict", "verdict"),
-        ]
-        emit(rows, columns, output, f"{pair.base.label} → {pair.new.label}")
-        if pair.medical:
-            remark(MEDICAL_NOTE)
+        _emit_flips(pair, output, margin)
         return
     columns = [
         Column("test", "test"),
@@ -106,8 +131,41 @@ def _emit_pair(pair: Any, output: str) -> None:
     emit([asdict(ratio) for ratio in pair.ratios], columns, output, f"{pair.base.label} → {pair.new.label}")
 
 
-def _signed(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:+.3f} [{estimate['ci_low']:+.3f}, {estimate['ci_high']:+.3f}]"
+def _emit_flips(pair: Any, output: str, margin: float | None) -> None:
+    flips, noise, base_noise = flips_dict(pair.flips), noise_dict(pair.noise), noise_dict(pair.base_noise)
+    row: dict[str, Any] = {
+        **(flips or {}),
+        "verdict": pair.verdict,
+        "margin": margin,
+        "non_inferior": pair.non_inferior,
+        "noise_floor": noise,
+        "base_noise_floor": base_noise,
+    }
+    told = {
+        **row,
+        "flips": flips,
+        "noise_told": noise_told(noise),
+        "base_noise_told": noise_told(base_noise),
+        "verdict_told": verdict_told(pair.verdict, flips),
+        "margin_told": None if margin is None else margin_told(pair.non_inferior, margin),
+    }
+    keyless = pair.flips.p is None
+    columns = [
+        Column("n_questions", "questions", right=True),
+        *([] if keyless else [Column("flips", "lost/won", flip_rate, right=True)]),
+        Column("n_changed", "answers changed", right=True),
+        Column("base_noise_told", "noise floor, base", right=True),
+        Column("noise_told", "noise floor, new", right=True),
+        *([] if keyless else [Column("difference", "difference [95 %]", signed, right=True)]),
+        *([] if keyless else [Column("p", "p", significant, right=True)]),
+        Column("verdict_told", "verdict"),
+        *([Column("margin_told", f"margin {points(margin)}")] if margin is not None else []),
+    ]
+    rows = [told] if output in ("table", "md") else [row]
+    emit(rows, columns, output, f"{pair.base.label} → {pair.new.label}")
+    explain([flips], [pair.verdict], "", noise_known=bool(noise or base_noise))
+    for note in pair.notes:
+        remark(note)
 
 
 def _ratio(estimate: dict[str, Any]) -> str:
@@ -141,13 +199,13 @@ def pareto(
 ) -> None:
     """Which levels nothing else beats on both axes; the table, and the picture with --out."""
     from edgebench.results.levels import level_rows
-    from edgebench.results.pareto import front, metric
+    from edgebench.results.pareto import accuracy_axis, front, metric
     from edgebench.results.plots import describe, pareto_picture
     from edgebench.results.store import Store
 
     x, y = metric(x_name), metric(y_name)
     with Store.open_readonly(db) as store:
-        rows = level_rows(store, device=_device_id(device), model=model, suite=suite, scorer=scorer)
+        rows = level_rows(store, device=device_id(device), model=model, suite=suite, scorer=scorer)
         found = front(rows, x, y, allow_synthetic=allow_synthetic)
     points = [
         {
@@ -173,8 +231,8 @@ def pareto(
     ]
     emit(points, columns, output, f"{y.title} against {x.title.lower()}")
     warn_of_settings(rows)
-    if any(row.medical for row in rows) and "acc" in (x.name, y.name):
-        remark(MEDICAL_NOTE)
+    for note in dict.fromkeys(note for row in rows for note in row.notes) if accuracy_axis(x, y) else ():
+        remark(note)
     for label, why in found.left_out:
         remark(f"left out: {label} ({why})")
     if out is not None:

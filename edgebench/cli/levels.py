@@ -5,10 +5,24 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from edgebench.cli.flips import (
+    explain,
+    flip_rate,
+    flips_dict,
+    margin_told,
+    noise_dict,
+    noise_told,
+    points,
+    signed,
+    verdict_told,
+)
 from edgebench.cli.output import Column, emit, remark
 from edgebench.core.errors import UsageError
-from edgebench.core.types import MEDICAL_NOTE, NO_METER
+from edgebench.core.types import NO_METER
 from edgebench.core.units import ABSENT, data_size, interval, share, significant
+
+HEADLINE_SHORT = {"acc_mean_of_subjects": "acc, mean of subjects", "macro_f1": "macro-F1"}
+"""How a table's column is called where the suite is not known by `acc`."""
 
 
 def show_runs(store: Any, run_ids: Sequence[Sequence[str]], output: str) -> None:
@@ -33,38 +47,43 @@ def show_runs(store: Any, run_ids: Sequence[Sequence[str]], output: str) -> None
 def _tables(store: Any, ids: Sequence[str]) -> list[Sequence[Any]]:
     """The comparisons of one plan: each model by each suite it was asked; speeds stand in each."""
     from edgebench.results.compare import by_quant
+    from edgebench.results.levels import asking
 
     runs = [run for run in store.runs() if run.id in ids and run.status == "complete"]
     speed = {run.id for run in runs if run.suite_id is None}
-    asked = list(dict.fromkeys((run.suite_id, run.scorer) for run in reversed(runs) if run.suite_id))
+    asked = list(dict.fromkeys(asking(run) for run in reversed(runs) if run.suite_id))
     tables: list[Sequence[Any]] = []
     for model in dict.fromkeys(run.model for run in reversed(runs)):
-        for suite in asked or [(None, None)]:
-            only = speed | {run.id for run in runs if (run.suite_id, run.scorer) == suite}
+        for way in asked or [None]:
+            only = speed | {run.id for run in runs if run.suite_id and asking(run) == way}
             tables.append(by_quant(store, model=model, only=only).levels)
     return tables
 
 
-def emit_levels(tables: Sequence[Sequence[Any]], output: str) -> None:
+def emit_levels(tables: Sequence[Sequence[Any]], output: str, margin: float | None = None) -> None:
     """Print tables of levels, with what their columns mean on stderr."""
     if output in ("json", "jsonl", "csv"):
-        emit([_level_dict(level) for levels in tables for level in levels], [], output)
+        emit([_level_dict(level, margin) for levels in tables for level in levels], [], output)
     settings = [_settings(levels[0].row) for levels in tables]
     for levels, own in zip(tables, settings, strict=True):
         warn_of_settings([level.row for level in levels])
         if output in ("table", "md"):
-            shown = [_level_dict(level) for level in levels]
+            rows = [_level_dict(level, margin) for level in levels]
+            shown = [_told(row) for row in rows]
             # What tells this table from the others of a sweep.
             told = [
                 f"{key} {value}" for key, value in own.items() if any(s.get(key) != value for s in settings)
             ]
-            emit(shown, _columns(shown), output, ", ".join([_title(levels[0].row), *told]))
+            emit(shown, _columns(shown, margin), output, ", ".join([_title(levels[0].row), *told]))
     if output in ("table", "md"):
         _legend([level for levels in tables for level in levels])
 
 
 def _title(row: Any) -> str:
-    return f"{row.model} on {row.device_id}" + (f", {row.suite_id} by {row.scorer}" if row.suite_id else "")
+    from edgebench.results.levels import asking
+
+    what = [asking(row.accuracy).title] if row.accuracy else []
+    return ", ".join([f"{row.model} on {row.device_id}", *what])
 
 
 def _settings(row: Any) -> dict[str, Any]:
@@ -72,10 +91,12 @@ def _settings(row: Any) -> dict[str, Any]:
     return dict((row.performance or row.accuracy).config["settings"])
 
 
-def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
+def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Column]:
     """The columns these rows have something in; every rate that was measured has one."""
     tests = dict.fromkeys(test["test"] for row in shown for test in row["tests"])
-    n_asked = {row["acc"]["n"] for row in shown if row["acc"]}
+    n_asked = {row["headline"]["n"] for row in shown if row["headline"]}
+    headline = next((row["headline"]["metric"] for row in shown if row["headline"]), "acc")
+    keyless = any(row["verdict"] == "no key" for row in shown)
     columns = [
         Column("level", "level"),
         Column("size_bytes", "size", data_size, right=True),
@@ -83,15 +104,36 @@ def _columns(shown: Sequence[dict[str, Any]]) -> list[Column]:
         *(Column("tests", f"{test} t/s", partial(_rate, test), right=True) for test in tests),
         Column("ttft_s", "TTFT", _with_interval_s, right=True),
         Column("peak_rss_bytes", "peak memory", _value_size, right=True),
-        Column("acc", "acc [95 %]", _accuracy_with_n if len(n_asked) > 1 else _accuracy, right=True),
-        Column("flips", "lost/won", _flips, right=True),
+        Column(
+            "headline",
+            f"{HEADLINE_SHORT.get(headline, headline)} [95 %]",
+            partial(_accuracy, with_n=len(n_asked) > 1),
+            right=True,
+        ),
+        Column("difference", "difference", signed, right=True),
+        Column("flips", "changed" if keyless else "lost/won", flip_rate, right=True),
+        Column("noise_told", "noise floor", right=True),
         Column("p_holm", "p", significant, right=True),
-        Column("noise_floor", "noise floor", _noise, right=True),
-        Column("verdict", "verdict"),
+        Column("verdict_told", "verdict"),
+        *([Column("margin_told", f"margin {points(margin)}")] if margin is not None else []),
         Column("n_flagged", "noisy", right=True),
         Column("n_outliers", "outliers", right=True),
     ]
     return [column for column in columns if any(row[column.key] for row in shown)]
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A level's row with what only a person reads."""
+    flips = row["flips"]
+    return {
+        **row,
+        "difference": flips and flips["difference"],
+        "noise_told": noise_told(row["noise_floor"], row["base_noise_floor"])
+        if row["runs"]["accuracy"]
+        else None,
+        "verdict_told": verdict_told(row["verdict"], flips),
+        "margin_told": None if row["margin"] is None else margin_told(row["non_inferior"], row["margin"]),
+    }
 
 
 def _rate(test: str, rates: Sequence[dict[str, Any]]) -> str:
@@ -113,11 +155,16 @@ def warn_of_settings(rows: Sequence[Any]) -> None:
 
 def _legend(levels: Sequence[Any]) -> None:
     rows = [level.row for level in levels]
+    sizes = sorted({level.n_family for level in levels if level.n_family})
     remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
-    if any(level.flips for level in levels):
-        remark("lost/won: right in the baseline, wrong here / the reverse; p: McNemar, Holm over the table")
-    if any(level.noise for level in levels):
-        remark("noise floor: flips of the file against itself when each question is scored alone")
+    explain(
+        [flips_dict(level.flips) for level in levels],
+        [level.verdict for level in levels],
+        f", Holm over {' and '.join(map(str, sizes))} comparisons",
+        noise_known=any(level.noise for level in levels),
+    )
+    if any(level.base_noise for level in levels):
+        remark("base …: another engine scored the baseline; a difference has to exceed both noise floors")
     for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):
         remark(
             f"{label}: not what its name says: 256 does not divide the rows of {n_fallback} tensors,"
@@ -127,15 +174,16 @@ def _legend(levels: Sequence[Any]) -> None:
         remark("noisy: repetitions disturbed by other programs or an unsteady host; quieten it and run again")
     if any(row.n_outliers for row in rows):
         remark("outliers: repetitions outside 1.5 interquartile ranges; counted, never dropped")
-    if any(row.medical for row in rows):
-        remark(MEDICAL_NOTE)
+    for note in dict.fromkeys(note for row in rows for note in row.notes):
+        remark(note)
     if any(row.evidence != "measured" for row in rows):
         remark("some figures are not measured (see evidence in -o json); they never rank")
 
 
-def _level_dict(level: Any) -> dict[str, Any]:
+def _level_dict(level: Any, margin: float | None) -> dict[str, Any]:
     row = level.row
     figures = {name: asdict(value) for name, value in row.figures.items()}
+    headline = figures.get(row.headline)
     exact = {
         key: figures.pop(key)["value"] if key in figures else None
         for key in ("size_bytes", "bits_per_weight")
@@ -153,13 +201,16 @@ def _level_dict(level: Any) -> dict[str, Any]:
         **{key: figures.get(key) for key in ("peak_rss_bytes", "load_s", "acc")},
         "energy_j_per_token": None,
         "energy_reason": NO_METER,
-        "flips": None
-        if level.flips is None
-        else {**asdict(level.flips), "difference": difference(level.flips)},
+        "headline": headline and {"metric": row.headline, **headline},
+        "flips": flips_dict(level.flips),
         "p_holm": level.p_holm,
-        "noise_floor": None if level.noise is None else asdict(level.noise),
+        "n_compared": level.n_family,
+        "noise_floor": noise_dict(level.noise),
         "noise_floor_reason": level.noise_reason,
+        "base_noise_floor": noise_dict(level.base_noise),
         "verdict": level.verdict,
+        "margin": margin,
+        "non_inferior": level.non_inferior,
         "tests": [
             {"test": test, "metric": metric, **asdict(estimate)}
             for (test, metric), estimate in sorted(row.tests.items(), key=_pp_before_tg)
@@ -175,17 +226,13 @@ def _level_dict(level: Any) -> dict[str, Any]:
         "scorer": row.scorer,
         "device": row.device_id,
         "evidence": row.evidence.value,
+        "notes": list(row.notes),
         "runs": {
             "performance": row.performance.id if row.performance else None,
             "accuracy": row.accuracy.id if row.accuracy else None,
             "noise_floor": row.alone.id if row.alone else None,
         },
     }
-
-
-def difference(flips: Any) -> dict[str, Any] | None:
-    """The paired difference of two accuracies as data; None without shared questions."""
-    return None if flips.difference is None else asdict(flips.difference)
 
 
 def _pp_before_tg(item: tuple[tuple[str, str], Any]) -> tuple[bool, int, str]:
@@ -204,17 +251,6 @@ def _value_size(estimate: dict[str, Any]) -> str:
     return data_size(estimate["value"])
 
 
-def _accuracy(estimate: dict[str, Any]) -> str:
-    return f"{share(estimate['value'])}\n[{share(estimate['ci_low'])}, {share(estimate['ci_high'])}]"
-
-
-def _accuracy_with_n(estimate: dict[str, Any]) -> str:
-    return f"{_accuracy(estimate)} n={estimate['n']}"
-
-
-def _flips(flips: dict[str, Any]) -> str:
-    return f"{flips['n_lost']}/{flips['n_won']}\nof {flips['n']}"
-
-
-def _noise(noise: dict[str, Any]) -> str:
-    return f"{noise['n_lost'] + noise['n_won']}\nof {noise['n']}"
+def _accuracy(estimate: dict[str, Any], *, with_n: bool) -> str:
+    n = f" n={estimate['n']}" if with_n else ""
+    return f"{share(estimate['value'])}\n[{share(estimate['ci_low'])}, {share(estimate['ci_high'])}]{n}"

@@ -121,12 +121,56 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option(
         "--scorer",
-        type=click.Choice(["letter", "cloze"]),
+        type=click.Choice(["letter", "cloze", "generate"]),
         help="How answers are read off.  [default: the suite's own]",
     ),
     data_option,
     click.option(
-        "--limit", type=POSITIVE, help="Ask a stratified sample of at least N questions (whole groups of 8)."
+        "--key",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Answers (CSV) to a suite whose authors keep theirs; used here only, never stored or sent.",
+    ),
+    click.option(
+        "--num-fewshot",
+        "--num_fewshot",
+        "-f",
+        "num_fewshot",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Worked examples before each question.",
+    ),
+    click.option(
+        "--apply-chat-template/--no-apply-chat-template",
+        "--apply_chat_template",
+        "apply_chat_template",
+        default=False,
+        help="Ask as one user turn of the model's chat template.",
+    ),
+    click.option(
+        "--permute",
+        type=click.Choice(["none", "cyclic"]),
+        default="none",
+        show_default=True,
+        help="cyclic: ask each question with its options in every rotation.",
+    ),
+    click.option(
+        "--limit",
+        "-L",
+        type=POSITIVE,
+        help="A stratified sample of N questions or a few more (groups of 8).",
+    ),
+    click.option("--limit-first/--no-limit-first", help="The first N of the files, as lm-eval takes them."),
+    click.option(
+        "--target-ci",
+        type=click.FloatRange(min=0, max=0.5, min_open=True),
+        help="Stop when accuracy is known to ± this (0.02), by a bound that holds under peeking.",
+    ),
+    click.option(
+        "--truncate/--no-truncate",
+        default=True,
+        show_default=True,
+        help="Cut prompts that are too long from the left (counted), or refuse them.",
     ),
     click.option(
         "--noise-floor/--no-noise-floor",
@@ -179,6 +223,7 @@ Examples:
   edgebench run -m smollm2-135m --quant q8_0,q4_0           two levels, speed and accuracy
   edgebench run -m model.gguf --mode performance -p 128,512 -n 64 -t 1
   edgebench run -m model.gguf --suite mmlu-medical --scorer letter --mode accuracy --data DIR
+  edgebench run -m model.gguf --suite medqa --scorer letter --num-fewshot 5 --permute cyclic --limit 400
   edgebench run --dry-run                                   what would be done, and what is stored already
 
 The same command again does only what is missing. Random tokens (pp, tg) are not tokenized or sampled,
@@ -264,7 +309,7 @@ def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run
 
 def make_request(options: dict[str, Any]) -> Any:
     """run's flags as a request; without a model, the default one and its ladder."""
-    from edgebench.core.types import Scorer
+    from edgebench.core.types import Permutation, Scorer
     from edgebench.session_models import DEFAULT_LADDER, DEFAULT_MODEL
     from edgebench.session_plan import Request
 
@@ -279,7 +324,14 @@ def make_request(options: dict[str, Any]) -> Any:
         suites=options["suite"],
         scorer=Scorer(options["scorer"]) if options["scorer"] else None,
         data=options["data"],
+        key=options["key"],
+        num_fewshot=options["num_fewshot"],
+        permutation=Permutation(options["permute"]),
+        apply_chat_template=options["apply_chat_template"],
+        truncate=options["truncate"],
         limit=options["limit"],
+        limit_first=options["limit_first"],
+        target_ci=options["target_ci"],
         noise_floor=options["noise_floor"],
         n_prompt=options["n_prompt"],
         n_gen=options["n_gen"],

@@ -18,16 +18,14 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
-        self._done = self._total = 0
-        self._title = ""
-        self._told_s = 0.0
+        self._done = self._total = self._units_done = self._n_units = 0
+        self._began_s = self._told_s = 0.0
 
     def __enter__(self) -> Self:
         if self._live:
             from rich.console import Console
             from rich.progress import (
                 BarColumn,
-                MofNCompleteColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
@@ -37,7 +35,7 @@ class Progress:
             self._bar = Bar(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -60,20 +58,34 @@ class Progress:
         else:
             click.echo(line, err=True)
 
-    def stage(self, title: str, n_steps: int) -> None:
-        """A part of the work begins."""
-        self._title, self._total, self._done = title, n_steps, 0
+    def stage(self, title: str, n_steps: int, n_units: int | None = None) -> None:
+        """A part of the work begins; the time left goes by units, where steps differ in size."""
+        self._total, self._done = n_steps, 0
+        self._n_units, self._units_done, self._began_s = n_units or n_steps, 0, time.monotonic()
         if self._bar is not None:
-            self._task = self._bar.add_task(title, total=n_steps, note="")
+            self._task = self._bar.add_task(title, total=self._n_units, note="", count=self._count())
         else:
             click.echo(title, err=True)
             self._told_s = time.monotonic()
 
-    def step(self, note: str, n_steps: int = 1) -> None:
+    def step(self, note: str, n_steps: int = 1, n_units: int | None = None) -> None:
         """Some of it is done."""
         self._done += n_steps
+        advance = n_steps if n_units is None else n_units
+        self._units_done += advance
         if self._bar is not None:
-            self._bar.update(self._task, advance=n_steps, note=note)
+            self._bar.update(self._task, advance=advance, note=note, count=self._count())
         elif time.monotonic() - self._told_s > QUIET_S or self._done == self._total:
             self._told_s = time.monotonic()
-            click.echo(f"  {self._done}/{self._total} {note}", err=True)
+            click.echo(f"  {self._count()} {note}{self._left()}", err=True)
+
+    def _count(self) -> str:
+        return f"{self._done}/{self._total}"
+
+    def _left(self) -> str:
+        """How long the rest takes at the pace so far."""
+        rest = self._n_units - self._units_done
+        if rest <= 0 or not self._units_done:
+            return ""
+        left_s = (time.monotonic() - self._began_s) * rest / self._units_done
+        return f", {left_s / 60:.0f} min left" if left_s >= 90 else f", {left_s:.0f} s left"

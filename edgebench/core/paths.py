@@ -10,7 +10,7 @@ from pathlib import Path
 from edgebench.core.errors import EdgebenchError
 
 CACHE_PARTS = (
-    *("models", "hub", "checkpoints", "artifacts", "manifests"),
+    *("models", "hub", "suites", "checkpoints", "artifacts", "manifests"),
     *("wheels", "sdists", "source", "tools", "environments", "work"),
 )
 """What the cache holds, a folder each."""

@@ -247,6 +247,8 @@ class Suite:
     """Worked examples are the first of the pool (lm-eval's MMLU); else a seeded draw per question."""
     key_sha256: str | None = None
     """Of a key the user supplied to a suite that has none."""
+    asks_for_submission: bool = False
+    """Its authors grade: every run leaves a file to hand in."""
 
     @property
     def id(self) -> str:

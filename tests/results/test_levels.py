@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from edgebench.core.errors import UsageError
-from edgebench.core.types import Evidence, Status
+from edgebench.core.types import MEDICAL_NOTE, Evidence, Status
 from edgebench.results.levels import level_rows, settings_that_differ
 
 
@@ -66,9 +66,9 @@ def test_the_suite_and_scorer_are_the_newest_ones_unless_named(lab: Any) -> None
     lab.accuracy(artifact, [0, 1], suite=lab.suite("medqa", medical=True))
     lab.accuracy(artifact, [0, 0])
     lab.accuracy(artifact, [1, 1], shape="alone", suite=lab.suite("medqa", medical=True))
-    assert [(row.suite_id, row.medical) for row in level_rows(lab.store)] == [("everyday@1", False)]
+    assert [(row.suite_id, row.notes) for row in level_rows(lab.store)] == [("everyday@1", ())]
     (row,) = level_rows(lab.store, suite="medqa")
-    assert (row.suite_id, row.medical, row.figures["acc"].value) == ("medqa@1", True, 0.5)
+    assert (row.suite_id, row.notes, row.figures["acc"].value) == ("medqa@1", (MEDICAL_NOTE,), 0.5)
     assert row.alone is not None
     assert level_rows(lab.store, suite="everyday@1", scorer="letter")[0].alone is None
 

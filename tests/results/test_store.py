@@ -113,9 +113,9 @@ def test_a_scoring_group_is_never_half_written(lab: Any) -> None:
     run_id = lab.run(lab.artifact("q8_0", 8.5), Mode.ACCURACY, suite_id=lab.suite())
     group: list[dict[str, object]] = [
         {"question_id": "q0", "choice_index": 0, "correct": True},
-        {"question_id": "q1", "choice_index": 1, "correct": None},
+        {"question_id": "q1", "choice_index": 1, "correct": 2},
     ]
-    with pytest.raises(StoreError, match="NOT NULL"):
+    with pytest.raises(StoreError, match="CHECK"):
         lab.store.add_answers(run_id, group)
     assert lab.store.answered(run_id) == set()
     group[1]["correct"] = False

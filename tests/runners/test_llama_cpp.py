@@ -1,6 +1,7 @@
 """The llama_cpp runner on the embedded model, against oracles that share none of its code."""
 
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -16,10 +17,11 @@ import pytest
 from edgebench.core.errors import ModelError
 from edgebench.core.types import Scorer, Settings, Shape, Workload
 from edgebench.quantize.gguf_quantize import GgufQuantizer
-from edgebench.runners import llama_cpp
 from edgebench.runners.llama_cpp import FLASH_ATTN, KV_TYPES, LlamaCpp, LlamaSession
+from edgebench.runners.prefix_tree import trees
 from edgebench.session_accuracy import score_groups
 from edgebench.session_child import Child
+from edgebench.session_job import as_job
 from edgebench.session_models import DEFAULT_MODEL, make_level, resolve
 from edgebench.session_performance import CHAT_TEXT, Canary, measure
 from edgebench.suites.loader import load_suite
@@ -76,16 +78,18 @@ def asked(scorer: Scorer, n: int, subject: str = "weather") -> Asked:
     """The first questions of a subject of the built-in suite, as a group for the measuring process."""
     suite = load_suite("everyday")
     questions = [question for question in suite.questions if question.subject == subject][:n]
-    prompts = [build_prompt(suite, question, scorer) for question in questions]
-    return [
-        {"id": p.question_id, "context": p.context, "continuations": list(p.continuations)} for p in prompts
-    ]
+    return [dict(as_job(build_prompt(suite, question, scorer))) for question in questions]
+
+
+def work(groups: Sequence[Asked], wanted: Sequence[int] = (0,), **more: Any) -> dict[str, Any]:
+    """A job of the measuring process."""
+    return {"groups": groups, "wanted": wanted, "shape": "grouped", "n_cells": N_CELLS, **more}
 
 
 def scored(
     session: LlamaSession, group: Asked, shape: Shape = Shape.GROUPED, n_cells: int = N_CELLS
 ) -> list[list[float]]:
-    (result,) = score_groups(session, [group], wanted=[0], shape=shape, n_cells=n_cells)
+    (result,) = score_groups(session, work([group], shape=shape, n_cells=n_cells))
     return [answer["logprobs"] for answer in result["answers"]]
 
 
@@ -293,17 +297,15 @@ def test_grouped_scores_are_those_of_every_choice_alone(
         assert [[s.is_greedy for s in row] for row in found] == [[g for _, g in row] for row in expected]
 
 
-@pytest.mark.parametrize("scorer", list(Scorer))
-def test_company_and_batch_size_change_only_the_rounding(
-    exact: LlamaSession, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("scorer", [Scorer.LETTER, Scorer.CLOZE])
+def test_company_and_batch_size_change_only_the_rounding(exact: LlamaSession, scorer: Scorer) -> None:
     group = asked(scorer, 6)
     alone = scored(exact, group, Shape.ALONE, 0)
     for n_cells in (64, 512, 2048):
         assert distance(scored(exact, group, n_cells=n_cells), alone) < F32_TOLERANCE
-    monkeypatch.setattr(llama_cpp, "MIN_SHARED_PREFIX", 10**9)  # nothing is shared
-    for n_cells in (64, 512):
-        assert distance(scored(exact, group, n_cells=n_cells), alone) < F32_TOLERANCE
+    # One group of a deck on its own shares its beginning with nothing but itself: held in sequence 0.
+    (result,) = score_groups(exact, work([group], decks=["weather"]))
+    assert distance([answer["logprobs"] for answer in result["answers"]], alone) < F32_TOLERANCE
 
 
 def test_f16_stays_within_its_tolerance_in_other_company(f16: Path) -> None:
@@ -375,27 +377,30 @@ def test_group_longer_than_a_batch(exact: LlamaSession, f32: Path) -> None:
 SCORE = """
 import json, sys
 from pathlib import Path
-from edgebench.core.types import Settings, Shape
+from edgebench.core.types import Settings
 from edgebench.runners.llama_cpp import LlamaCpp
+from edgebench.runners.prefix_tree import trees
 from edgebench.session_accuracy import score_groups
 
 job = json.load(sys.stdin)
 with LlamaCpp().load(Path(job["path"]), Settings(n_threads=2)) as session:
-    results = score_groups(session, job["groups"], wanted=[1], shape=Shape.GROUPED, n_cells=512)
+    job |= {"wanted": [1], "shape": "grouped", "n_cells": 512, "decks": ["a", "a", "b"]}
+    results = score_groups(session, job)
     print(json.dumps([answer["logprobs"] for result in results for answer in result["answers"]]))
 """
 
 
 def test_same_group_repeats_to_the_bit(smollm2: Path) -> None:
-    groups = [asked(Scorer.CLOZE, 8), asked(Scorer.CLOZE, 8, "cooking")]
+    groups = [asked(Scorer.LETTER, 8), asked(Scorer.LETTER, 8, "cooking"), asked(Scorer.CLOZE, 3)]
 
     def second(session: LlamaSession, wanted: list[int]) -> list[list[float]]:
-        results = score_groups(session, groups, wanted=wanted, shape=Shape.GROUPED, n_cells=N_CELLS)
+        results = score_groups(session, work(groups, wanted, decks=["a", "a", "b"]))
         return [answer["logprobs"] for answer in list(results)[-1]["answers"]]
 
     with LlamaCpp().load(smollm2, Settings(n_threads=2)) as opened:  # which thread was first must not show
         first = second(opened, [0, 1])
         assert second(opened, [0, 1]) == first
+        assert second(opened, [0, 2, 1]) == first  # another deck in between: the beginning is made anew
         assert second(opened, [1]) == first  # as after an interruption: the group before it was not asked
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCORE],
@@ -414,19 +419,112 @@ def test_long_context_is_cut_from_the_left(exact: LlamaSession, monkeypatch: pyt
     longest = max(map(len, continuations))
     monkeypatch.setattr(exact, "n_ctx_train", 40)
     assert len(context) > 40
-    (result,) = score_groups(exact, [[question]], wanted=[0], shape=Shape.GROUPED, n_cells=N_CELLS)
+    (result,) = score_groups(exact, work([[question]]))
     (answer,) = result["answers"]
     # lm-eval feeds (context + continuation)[-(40 + 1):][:-1]: 40 tokens for the longest choice.
     assert answer["n_prompt"] + longest - 1 == 40
+    assert answer["n_cut"] == len(context) - answer["n_prompt"]
     kept = context[-answer["n_prompt"] :]
     expected = [one_by_one(exact, kept, continuation) for continuation in continuations]
     assert answer["logprobs"] == pytest.approx(expected, abs=F32_TOLERANCE)
+    with pytest.raises(ModelError, match="more than fit the model's context"):
+        list(score_groups(exact, work([[question]], truncate=False)))
+
+
+def test_beginning_of_a_deck_is_evaluated_once(exact: LlamaSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [asked(Scorer.LETTER, 2), asked(Scorer.LETTER, 4)[2:], asked(Scorer.LETTER, 2, "cooking")]
+    evaluated: list[int] = []
+    decode = LlamaSession._decode
+    monkeypatch.setattr(
+        LlamaSession,
+        "_decode",
+        lambda self, batch: (evaluated.append(batch.n_tokens), decode(self, batch))[1],
+    )
+    found = list(score_groups(exact, work(groups, [0, 1, 2], decks=["w", "w", ""])))
+    contexts = [[exact.tokenize(p["context"]) for p in group] for group in groups]
+    together = zip(*contexts[0], *contexts[1], strict=False)
+    beginning = len(list(itertools.takewhile(lambda tokens: len(set(tokens)) == 1, together)))
+    assert beginning >= 8
+    assert evaluated[0] == beginning
+    unique = {tuple(c[:n]) for group in contexts[:2] for c in group for n in range(1, len(c) + 1)}
+    own = {tuple(c[:n]) for c in contexts[2] for n in range(1, len(c) + 1)}
+    assert sum(evaluated) == len(unique) + len(own)  # no token of any prompt twice
+    alone = [scored(exact, group, Shape.ALONE, 0) for group in groups]
+    for result, expected in zip(found, alone, strict=True):
+        assert distance([a["logprobs"] for a in result["answers"]], expected) < F32_TOLERANCE
+
+
+def test_a_deck_with_a_prompt_that_was_cut_still_scores_right(
+    exact: LlamaSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = asked(Scorer.LETTER, 2)
+    long = long | {"context": "Word after word. " * 30 + long["context"]}
+    monkeypatch.setattr(exact, "n_ctx_train", 120)
+    results = list(score_groups(exact, work([[long], [short], [short]], [0, 1, 2], decks=["d"] * 3)))
+    assert results[0]["answers"][0]["n_cut"] > 0
+    assert results[1]["answers"][0]["n_cut"] == 0
+    assert distance([results[1]["answers"][0]["logprobs"]], scored(exact, [short])) < F32_TOLERANCE
+
+
+# Texts ----------------------------------------------------------------------------------------------
+
+
+def written(session: LlamaSession, context: Sequence[int], n: int) -> list[int]:
+    """A greedy text by prefill alone."""
+    session.reset()
+    session.prefill(context)
+    made: list[int] = []
+    while len(made) < n:
+        best = int(session._logits(-1).argmax())
+        if best in session._enders:
+            break
+        made.append(best)
+        session.prefill([best])
+    return made
+
+
+def test_texts_are_greedy_whoever_keeps_company(exact: LlamaSession) -> None:
+    beginning = exact.tokenize("Here is a list of countries and their capitals, one on each line.\n")
+    asked_for = ["France:", "Germany: Berlin\nFrance:", "Japan:", exact.chat_prompt("Say yes.")[0]]
+    contexts = [[*beginning, *exact.tokenize(text)] for text in asked_for]
+    expected = [written(exact, context, 12) for context in contexts]
+    exact.open(n_ctx=1024, n_seq_max=8)
+    for n_cells in (32, 512):
+        found = exact.generate(contexts, n_gen=12, n_cells=n_cells, shared=beginning)
+        assert found == expected
+    assert len(expected[3]) < 12, "an end-of-text token ends a text"
+
+
+def test_text_ends_where_it_is_told_to(exact: LlamaSession) -> None:
+    groups = [
+        [
+            {"id": str(i), "context": text, "continuations": [], "rotation": 0, "n_shots": 0}
+            for i, text in enumerate(["One, two, three, four,", "Monday, Tuesday, Wednesday, Thursday,"])
+        ]
+    ]
+    (free,) = score_groups(exact, work(groups, n_gen=8))
+    (stopped,) = score_groups(exact, work(groups, n_gen=8, stop=[","]))
+    for whole, cut in zip(free["answers"], stopped["answers"], strict=True):
+        assert "," in whole["text"]
+        assert cut["text"] == whole["text"].partition(",")[0]
+        assert cut["n_gen"] < whole["n_gen"] == 8
+
+
+def test_rotations_of_a_question_share_its_text(exact: LlamaSession) -> None:
+    suite = load_suite("everyday")
+    question = suite.questions[0]
+    prompts = [build_prompt(suite, question, Scorer.LETTER, rotation=r) for r in range(4)]
+    group = [dict(as_job(prompt)) for prompt in prompts]
+    items = tokens_of(exact, group)
+    (tree,) = trees(items, 0, 512)
+    assert len(tree.rows) < 0.8 * sum(len(context) for context, _ in items)
+    assert distance(scored(exact, group), scored(exact, group, Shape.ALONE, 0)) < F32_TOLERANCE
 
 
 def test_group_is_known_by_what_is_asked_and_how(session: LlamaSession) -> None:
     def scheme(n: int, n_cells: int, shape: Shape = Shape.GROUPED) -> str:
         group = asked(Scorer.CLOZE, n)
-        (result,) = score_groups(session, [group], wanted=[0], shape=shape, n_cells=n_cells)
+        (result,) = score_groups(session, work([group], shape=shape, n_cells=n_cells))
         return str(result["group_sha256"])
 
     assert scheme(2, 512) == scheme(2, 512)

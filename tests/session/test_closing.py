@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgebench.core.errors import ModelError, UsageError
-from edgebench.core.types import Artifact, Format, QuantSpec, Shape, Workload
+from edgebench.core.types import Artifact, Format, QuantSpec, Workload
 from edgebench.runners.synthetic import SyntheticSession
 from edgebench.session import _check_fit
 from edgebench.session_accuracy import score_groups
@@ -105,20 +105,20 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded() -> None:
 
 
 def test_blanks_at_the_end_of_a_context_belong_to_the_continuation() -> None:
-    group = [{"id": "q", "context": "Answer: ", "continuations": ["yes", "no"]}]
+    prompt = {"id": "q", "context": "Answer: ", "continuations": ["yes", "no"], "rotation": 0, "n_shots": 0}
+    job: dict[str, Any] = {"groups": [[prompt]], "wanted": [0], "shape": "grouped", "n_cells": 64}
     seen: list[Any] = []
 
     class Listening(SyntheticSession):
-        def loglikelihoods(self, group: Any, *, n_cells: int) -> Any:
-            seen.extend(group)
-            return super().loglikelihoods(group, n_cells=n_cells)
+        def loglikelihoods(self, group: Any, **how: Any) -> Any:
+            seen.extend((list(context), [list(c) for c in continuations]) for context, continuations in group)
+            return super().loglikelihoods(group, **how)
 
-    list(score_groups(Listening({}), [group], wanted=[0], shape=Shape.GROUPED, n_cells=64))
+    list(score_groups(Listening({}), job))
     assert seen == [(list(b"Answer:"), [list(b" yes"), list(b" no")])]
-    group[0]["continuations"] = ["yes", ""]
-    group[0]["context"] = "Answer:"
+    prompt |= {"continuations": ["yes", ""], "context": "Answer:"}
     with pytest.raises(ModelError, match="adds no token"):
-        list(score_groups(Listening({}), [group], wanted=[0], shape=Shape.GROUPED, n_cells=64))
+        list(score_groups(Listening({}), job))
 
 
 def test_what_a_killed_quantizer_left_is_swept(

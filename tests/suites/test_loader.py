@@ -154,7 +154,7 @@ def test_columns_by_number_need_a_file_without_names(write_suite: WriteSuite) ->
 
 
 def test_two_questions_with_one_id_are_refused(write_suite: WriteSuite) -> None:
-    with pytest.raises(SuiteError, match="suite mine: two questions have the id 'x1'"):
+    with pytest.raises(SuiteError, match=r"a\.jsonl:2: the id 'x1' stands in .*a\.jsonl:1 already"):
         load_json(write_suite, row(), row(q="Another?"))
 
 
@@ -236,7 +236,7 @@ def test_dev_questions_that_are_scored_are_left_out(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="every dev question is also one of those scored"):
         load_dev(str(suite))
     suite.write_text(head + files.replace("dev.jsonl", "test.jsonl") + prompt)
-    with pytest.raises(SuiteError, match="is scored, so it can't be in"):
+    with pytest.raises(SuiteError, match="is scored, so it can't be in `dev`"):
         load_dev(str(suite))
     suite.write_text(head + files.split("[[data.dev]]")[0] + prompt)
     with pytest.raises(SuiteError, match="has no train or dev questions"):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebench.core.types import Question
-from edgebench.suites.scoring import grade
+from edgebench.suites.prompts import rotated
+from edgebench.suites.scoring import grade, in_stored_order, is_right
 
 
 def question(*choices: str, answer: int = 0) -> Question:
@@ -38,6 +39,37 @@ def test_letters_are_all_one_long() -> None:
 def test_first_of_equals_wins() -> None:
     graded = grade(question("aa", "bb", "cc"), [-3.0, -1.0, -1.0], letters=False)
     assert (graded.choice_index, graded.choice_norm_index) == (1, 1)
+
+
+def test_length_in_bytes_is_a_third_way_to_choose() -> None:
+    # By characters -3.0/3 beats -3.1/3; by bytes -3.1/6 beats -3.0/3.
+    graded = grade(question("aaa", "ééé", answer=1), [-3.0, -3.1], letters=False)
+    assert (graded.choice_bytes_index, graded.correct_bytes) == (1, True)
+
+
+def test_without_a_key_nothing_is_right_or_wrong() -> None:
+    keyless = Question(id="q1", text="?", choices=("x", "y"), answer_index=None)
+    graded = grade(keyless, [-2.0, -1.0], letters=True)
+    assert (graded.choice_index, graded.correct, graded.correct_norm) == (1, None, None)
+
+
+def test_no_choice_is_never_right() -> None:
+    assert is_right(question("x", "y"), None) is False
+
+
+@given(st.lists(st.floats(-100, 0), min_size=2, max_size=10, unique=True), st.data())
+def test_a_rotation_is_undone(logprobs: list[float], data: st.DataObject) -> None:
+    """Whatever order the options are shown in, the same option is meant."""
+    k = len(logprobs)
+    rotation = data.draw(st.integers(0, k - 1))
+    asked = question(*[chr(97 + i) * (1 + i % 3) for i in range(k)])
+    stored = dict(zip(asked.choices, logprobs, strict=True))
+    shown = [stored[choice] for choice in rotated(asked.choices, rotation)]
+    assert in_stored_order(shown, rotation) == logprobs
+    plain, turned = (
+        grade(asked, values, letters=False, rotation=r) for values, r in ((logprobs, 0), (shown, rotation))
+    )
+    assert turned == plain
 
 
 @given(st.lists(st.floats(-100, 0), min_size=2, max_size=10))

@@ -1,0 +1,110 @@
+"""lm-eval's own evaluator on some tasks, in a process of its environment; see `lm_eval_tool.py`.
+
+    python lm_eval_script.py JOB.json OUT.json
+
+JOB: `model` (a checkpoint folder, for the `hf` backend), `tasks` (their folder), `num_fewshot`, `chat`,
+`n_threads`, `batch_sizes` (each is one evaluation). OUT: one object per batch size with `took_s`,
+`results`, and per question its contexts, continuations, log-likelihoods and metrics.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.api.model import TemplateLM
+from lm_eval.tasks import TaskManager
+
+GROUP = "parity"
+
+
+class SessionLM(TemplateLM):
+    """An edgebench `Session` as lm-eval's model: lm-eval splits texts and counts, the session scores."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self._session = session
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._session.bos or 0
+
+    @property
+    def tokenizer_name(self) -> str:
+        return "session"
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return self._session.tokenize(string)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return self._session.chat_prompt("".join(turn["content"] for turn in chat_history))[0]
+
+    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        found = []
+        for _text, context, continuation in requests:
+            # What does not fit is cut from the left, as lm-eval's own backends do it.
+            fitting = (context + continuation)[-(self._session.n_ctx_train + 1) :]
+            item = (fitting[: -len(continuation)], [continuation])
+            score = self._session.loglikelihoods([item], n_cells=0)[0][0]
+            found.append((score.logprob, score.is_greedy))
+        return found
+
+    def loglikelihood_rolling(self, requests: Any, **_: Any) -> list[float]:
+        raise NotImplementedError
+
+    def generate_until(self, requests: Any, **_: Any) -> list[str]:
+        raise NotImplementedError
+
+
+def evaluate(model: Any, job: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """One evaluation of the group of tasks."""
+    start = time.perf_counter()
+    found = simple_evaluate(
+        model=model,
+        tasks=[GROUP],
+        task_manager=TaskManager(include_path=job["tasks"], include_defaults=False),
+        num_fewshot=job["num_fewshot"],
+        apply_chat_template=job.get("chat", False),
+        fewshot_as_multiturn=False,
+        bootstrap_iters=1,  # the stderr of a mean is a formula; without any there is none
+        **more,
+    )
+    took_s = time.perf_counter() - start
+    questions = {
+        sample["doc"]["id"]: {
+            "contexts": [arguments[0] for arguments in sample["arguments"]],
+            "continuations": [arguments[1] for arguments in sample["arguments"]],
+            "logprobs": [found[0] for found in sample["filtered_resps"]],
+            **{name: sample[name] for name in ("acc", "acc_norm", "acc_bytes")},
+        }
+        for samples in found["samples"].values()
+        for sample in samples
+    }
+    results = {
+        name: {key: value for key, value in row.items() if isinstance(value, int | float)}
+        for name, row in found["results"].items()
+    }
+    return {"took_s": took_s, "results": results, "questions": questions}
+
+
+def main() -> None:
+    """Do the job with the `hf` backend in f32 on the CPU."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    torch.set_num_threads(job["n_threads"])
+    found = []
+    for batch_size in job["batch_sizes"]:
+        model = HFLM(pretrained=job["model"], dtype="float32", device="cpu", batch_size=batch_size)
+        found.append({"batch_size": batch_size, **evaluate(model, job)})
+    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
