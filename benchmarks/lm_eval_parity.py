@@ -1,4 +1,4 @@
-"""edgebench's answers against lm-eval's: the same weights, questions and prompts, two programs, three engines.
+"""edgebench's answers against lm-eval's: the same weights, questions and prompts, three engines.
 
     python benchmarks/lm_eval_parity.py --data DIR [--limit N] [--shots 0,5] [--threads N]
 

@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +150,12 @@ def same_weights(say: Say, *, n_threads: int) -> dict[str, Path]:
     onnx = cache_part("artifacts") / source.sha256[:16] / f"{source.model}-onnx-fp32"
     if not onnx.exists():
         say("exporting smollm2-135m to ONNX (fp32)")
-        job = {"checkpoint": str(checkpoint), "target": str(onnx), "level": "onnx-fp32", "n_threads": n_threads}
+        job = {
+            "checkpoint": str(checkpoint),
+            "target": str(onnx),
+            "level": "onnx-fp32",
+            "n_threads": n_threads,
+        }
         make_with(quantizer_of("onnx-fp32"), job, say, lambda _: None)
     gguf = reference_gguf(source, say, n_threads=n_threads).path
     return {"checkpoint": checkpoint, "gguf": gguf, "onnx": onnx}
@@ -185,22 +190,25 @@ def ask_edgebench(
 
 def ask_mmlu(
     tool: Tool,
-    checkpoint: Path,
+    checkpoint: Path | None,
     data: Path,
-    ids: Sequence[str],
+    ids: Collection[str],
     *,
     num_fewshot: int,
-    n_threads: int,
-    batch_sizes: Sequence[int],
+    n_threads: int = 1,
+    batch_sizes: Sequence[int] = (1,),
 ) -> list[dict[str, Any]]:
-    """lm-eval's `hf` backend in f32 on some questions of MMLU by its own tasks: one result a batch size."""
+    """lm-eval's `hf` backend in f32 on some questions of MMLU by its own tasks: one result a batch size.
+
+    Without a checkpoint no model is asked: what is told are the prompts.
+    """
     wanted = set(ids)
     subjects = sorted({id_.rpartition("-")[0] for id_ in wanted})
     asked = {s: [row for row in mmlu_rows(data, "test", s) if row["id"] in wanted] for s in subjects}
     shots = {subject: mmlu_rows(data, "dev", subject) for subject in subjects}
     with tempfile.TemporaryDirectory(prefix="edgebench-parity-") as folder:
         write_tasks(Path(folder), {s: mmlu_task(tool, s) for s in subjects}, asked, shots)
-        job = {"model": str(checkpoint), "tasks": folder, "num_fewshot": num_fewshot}
+        job = {"model": checkpoint and str(checkpoint), "tasks": folder, "num_fewshot": num_fewshot}
         found: list[dict[str, Any]] = ask(
             tool, {**job, "n_threads": n_threads, "batch_sizes": list(batch_sizes)}
         )

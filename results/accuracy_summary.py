@@ -81,11 +81,16 @@ def _graded(test: str, found: Sequence[Answer]) -> Iterator[Figure]:
 
 
 def _chosen_places(test: str, found: Sequence[Answer]) -> Iterator[Figure]:
-    chosen = [answer.place_index for answer in found if answer.place_index is not None]
-    n_choices = max((answer.n_choices or 0 for answer in found), default=0)
-    for i in range(max(n_choices, max(chosen, default=-1) + 1)):
-        share = share_of(found, lambda answer, i=i: None if (p := answer.place_index) is None else p == i)
-        yield test, f"share_choice_{chr(ord('A') + i)}", "mean", share
+    """Of the answers that were read off, the share that chose each place; of the questions that have it."""
+    read = [answer for answer in found if answer.place_index is not None]
+    n_places = max(max(answer.n_choices or 0, 1 + (answer.place_index or 0)) for answer in found)
+    for place in range(n_places):
+        having = [answer for answer in read if (answer.n_choices or n_places) > place]
+
+        def chose(answer: Answer, place: int = place) -> bool:
+            return answer.place_index == place
+
+        yield test, f"share_choice_{chr(ord('A') + place)}", "mean", share_of(having, chose)
 
 
 def _by_part(test: str, found: Sequence[Answer], facts: SuiteFacts) -> Iterator[Figure]:

@@ -34,7 +34,9 @@ class LevelComparison:
     noise: Flips | None
     """The level against itself, questions grouped and alone: how many flip with no cause."""
     base_noise: Flips | None
-    """The same of the base, where another engine scored it."""
+    """The same of the base."""
+    other_engine: bool
+    """Another engine scored the base: schemes can't be held against each other, noise floors can."""
     noise_reason: str | None
     """Why there is no noise floor."""
     verdict: str
@@ -135,7 +137,8 @@ def by_quant(
                 p_holm=corrected.get(row.artifact_id),
                 n_family=len(corrected),
                 noise=base_noise if row is chosen else _noise(store, row),
-                base_noise=base_noise if _other_engine(chosen, row) else None,
+                base_noise=base_noise,
+                other_engine=_other_engine(chosen, row),
                 margin=margin,
             )
             for row in rows
@@ -198,6 +201,7 @@ def _level(
     n_family: int,
     noise: Flips | None,
     base_noise: Flips | None,
+    other_engine: bool,
     margin: float | None,
 ) -> LevelComparison:
     if is_base:
@@ -211,6 +215,7 @@ def _level(
         n_family=n_family,
         noise=noise,
         base_noise=base_noise,
+        other_engine=other_engine,
         noise_reason=None if noise else "no complete run with one question a batch",
         verdict=verdict,
         non_inferior=_within(found, margin),

@@ -57,8 +57,8 @@ class Leaf:
     """A text to evaluate once: a context and all but the last token of a continuation."""
 
     tokens: tuple[int, ...]
-    start: int
-    """Logits are read from here on: the context's last token."""
+    n_before: int
+    """Tokens before the first one whose logits are read: all of the context but its last."""
     asked: list[tuple[int, int, int]] = field(default_factory=list)
     """(item, continuation, where the first token's logits are): one-token continuations share a leaf."""
 
@@ -97,6 +97,7 @@ class CachedSession(ABC):
     def _n_bytes(self, cache: Any) -> int:
         """What a cache of one row takes."""
 
+    @property
     def _takes_rows(self) -> bool:
         """Whether several rows may go on from one cache."""
         return True
@@ -162,12 +163,12 @@ class CachedSession(ABC):
         if n_cells:
             found = self._walk(leaves, self._begun(shared), min(n_cells, self._n_step))
         else:
-            found = ((leaf, self.logits(leaf.tokens, leaf.start)) for leaf in leaves)
+            found = ((leaf, self.logits(leaf.tokens, leaf.n_before)) for leaf in leaves)
         scores: dict[tuple[int, int], Score] = {}
         for leaf, rows in found:
             for i, k, first in leaf.asked:
                 continuation = group[i][1][k]
-                scores[i, k] = score(rows[first - leaf.start :][: len(continuation)], continuation)
+                scores[i, k] = score(rows[first - leaf.n_before :][: len(continuation)], continuation)
         return [[scores[i, k] for k in range(len(asked))] for i, (_, asked) in enumerate(group)]
 
     def generate(
@@ -180,9 +181,9 @@ class CachedSession(ABC):
         ended: Callable[[Sequence[int]], bool] = lambda _: False,
     ) -> list[list[int]]:
         """Write greedily, one context after the other, each from the kept beginning."""
-        _leaves([(context, [()]) for context in contexts], shared)
         made = []
         for context in contexts:
+            _check(context, shared)
             state = self._begun(shared if n_cells else ())
             fed, text = context[state.n_seen :], list[int]()
             while len(text) < n_gen:
@@ -231,7 +232,7 @@ class CachedSession(ABC):
     def _walk(
         self, leaves: Sequence[Leaf], state: State, n_cells: int
     ) -> Iterator[tuple[Leaf, npt.NDArray[np.float32]]]:
-        """Every leaf and its logits from its `start` on: those that begin alike first, then the others.
+        """Every leaf and its logits from its `n_before` on: those that begin alike first, then the others.
 
         Deeper states are left before another begins: that is what a buffer written in place can do.
         """
@@ -244,7 +245,7 @@ class CachedSession(ABC):
             _, deeper = self._advance(state, begin, len(begin))
             yield from self._walk(run, deeper, n_cells)
         n_rows = max(MAX_WIDENED_BYTES // max(self._n_bytes(state.cache), 1), 1)
-        for batch in batches(alone, state.n_seen, n_cells, n_rows if self._takes_rows() else 1):
+        for batch in batches(alone, state.n_seen, n_cells, n_rows if self._takes_rows else 1):
             yield from self._read(batch, state)
 
     def _read(self, batch: Sequence[Leaf], state: State) -> Iterator[tuple[Leaf, npt.NDArray[np.float32]]]:
@@ -256,30 +257,34 @@ class CachedSession(ABC):
         n = state.n_seen
         if len(batch) == 1:
             leaf = batch[0]
-            yield leaf, self._advance(state, leaf.tokens[n:], leaf.start - n)[0]
+            yield leaf, self._advance(state, leaf.tokens[n:], leaf.n_before - n)[0]
             return
-        width, start = max(len(leaf.tokens) for leaf in batch), min(leaf.start for leaf in batch)
+        width, start = max(len(leaf.tokens) for leaf in batch), min(leaf.n_before for leaf in batch)
         padded = [leaf.tokens[n:] + leaf.tokens[-1:] * (width - len(leaf.tokens)) for leaf in batch]
         logits, _ = self._pass(np.array(padded, np.int64), state, start - n)
         for row, leaf in zip(logits, batch, strict=True):
-            yield leaf, row[leaf.start - start : len(leaf.tokens) - start]
+            yield leaf, row[leaf.n_before - start : len(leaf.tokens) - start]
 
 
 def _leaves(group: Sequence[Item], shared: Sequence[int]) -> list[Leaf]:
     """The different texts of a group, sorted, so that those that begin alike are neighbours."""
     leaves: dict[tuple[int, ...], Leaf] = {}
     for i, (context, continuations) in enumerate(group):
-        if not len(context):
-            raise ModelError("a question without a context can't be scored")
-        if len(context) <= len(shared) or tuple(context[: len(shared)]) != tuple(shared):
-            raise ModelError("a context does not go on after what is shared")
+        _check(context, shared)
         first = len(context) - 1
         for k, continuation in enumerate(continuations):
             tokens = (*context, *continuation[:-1])
             leaf = leaves.setdefault(tokens, Leaf(tokens, first))
-            leaf.start = min(leaf.start, first)
+            leaf.n_before = min(leaf.n_before, first)
             leaf.asked.append((i, k, first))
     return [leaves[tokens] for tokens in sorted(leaves)]
+
+
+def _check(context: Sequence[int], shared: Sequence[int]) -> None:
+    if not len(context):
+        raise ModelError("a question without a context can't be scored")
+    if len(context) <= len(shared) or tuple(context[: len(shared)]) != tuple(shared):
+        raise ModelError("a context does not go on after what is shared")
 
 
 def runs(leaves: Sequence[Leaf], n_seen: int) -> list[tuple[list[Leaf], int]]:
@@ -291,7 +296,7 @@ def runs(leaves: Sequence[Leaf], n_seen: int) -> list[tuple[list[Leaf], int]]:
     for leaf in leaves:
         if found:
             run, n_common = found[-1]
-            n = min(_n_common(run[-1].tokens, leaf.tokens), run[-1].start, leaf.start)
+            n = min(_n_common(run[-1].tokens, leaf.tokens), run[-1].n_before, leaf.n_before)
             if n >= n_seen + PASS_TOKENS:
                 found[-1] = [*run, leaf], min(n, n_common)
                 continue

@@ -125,7 +125,7 @@ class OnnxSession(CachedSession):
         return sum(cells.tensor_size_in_bytes() for cells in cache)
 
     @cached_property
-    def _batches(self) -> bool:
+    def _takes_rows(self) -> bool:
         """Asked of the graph: attention fused for generation takes one row when a cache is before it."""
         if self._shares_buffer:
             return False
@@ -134,9 +134,6 @@ class OnnxSession(CachedSession):
         except RuntimeError:
             return False
         return True
-
-    def _takes_rows(self) -> bool:
-        return self._batches
 
     def _pass(
         self, rows: npt.NDArray[np.int64], state: State, start: int

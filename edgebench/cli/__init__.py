@@ -6,7 +6,7 @@ from typing import NoReturn
 import click
 
 from edgebench import __version__
-from edgebench.cli import catalog, compare, measure, quantize, runs, suites
+from edgebench.cli import catalog, compare, measure, order, quantize, runs, suites
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError, UsageError
 
@@ -46,7 +46,7 @@ def app(debug: bool) -> None:
 
 for verb in (
     *(measure.run, measure.sweep, quantize.quantize, quantize.reproduce),
-    *(compare.compare, compare.pareto, runs.runs, runs.db),
+    *(compare.compare, compare.pareto, order.order, runs.runs, runs.db),
     *(catalog.models, suites.suites, catalog.runners, catalog.devices, catalog.cache),
 ):
     app.add_command(verb)

@@ -14,6 +14,7 @@ from edgebench.cli.flips import (
     margin_told,
     noise_dict,
     noise_told,
+    p_told,
     points,
     signed,
     verdict_told,
@@ -157,7 +158,7 @@ def _emit_flips(pair: Any, output: str, margin: float | None) -> None:
         Column("base_noise_told", "noise floor, base", right=True),
         Column("noise_told", "noise floor, new", right=True),
         *([] if keyless else [Column("difference", "difference [95 %]", signed, right=True)]),
-        *([] if keyless else [Column("p", "p", significant, right=True)]),
+        *([] if keyless else [Column("p", "p", p_told, right=True)]),
         Column("verdict_told", "verdict"),
         *([Column("margin_told", f"margin {points(margin)}")] if margin is not None else []),
     ]

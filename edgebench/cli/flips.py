@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgebench.cli.output import remark
-from edgebench.core.units import ABSENT
+from edgebench.core.units import ABSENT, significant
 
 UNKNOWN_NOISE = "not measured"
 
@@ -47,13 +47,8 @@ def flip_rate(flips: Mapping[str, Any]) -> str:
     return f"{counted}\nof {flips['n']} ({100 * flips['flip_share']:.1f} %)"
 
 
-def noise_told(noise: Mapping[str, Any] | None, base_noise: Mapping[str, Any] | None = None) -> str:
-    """`3 of 136 (2.2 %)`; another engine's baseline brings its own floor."""
-    told = _floor(noise)
-    return f"{told}\nbase {_floor(base_noise)}" if base_noise else told
-
-
-def _floor(noise: Mapping[str, Any] | None) -> str:
+def noise_told(noise: Mapping[str, Any] | None) -> str:
+    """`3 of 136 (2.2 %)`."""
     if noise is None:
         return UNKNOWN_NOISE
     n = noise["n_changed"] if noise["n_lost"] is None else noise["n_lost"] + noise["n_won"]
@@ -72,6 +67,11 @@ def margin_told(non_inferior: bool | None, margin: float) -> str | None:
         return None
     within = f"worse by more than {points(margin)}"
     return f"not {within}" if non_inferior else f"may be {within}"
+
+
+def p_told(p: float) -> str:
+    """A p-value; the smallest ones as less than something."""
+    return "< 0.0001" if p < 1e-4 else significant(p)
 
 
 def points(share: float) -> str:
@@ -107,6 +107,9 @@ def explain(
             " uncorrected); not separable is not equal"
         )
     if found and noise_known:
-        remark("noise floor: flips of the file against itself when each question is scored alone")
+        remark(
+            "noise floor: flips of the file against itself when each question is scored alone; a difference"
+            " has to exceed it, and the baseline's"
+        )
     elif found:
         remark("noise floor: not measured; edgebench run --noise-floor asks each question once more, alone")

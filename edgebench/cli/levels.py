@@ -12,6 +12,7 @@ from edgebench.cli.flips import (
     margin_told,
     noise_dict,
     noise_told,
+    p_told,
     points,
     signed,
     verdict_told,
@@ -47,14 +48,14 @@ def show_runs(store: Any, run_ids: Sequence[Sequence[str]], output: str) -> None
 def _tables(store: Any, ids: Sequence[str]) -> list[Sequence[Any]]:
     """The comparisons of one plan: each model by each suite it was asked; speeds stand in each."""
     from edgebench.results.compare import by_quant
-    from edgebench.results.levels import asking
+    from edgebench.results.levels import Asking, asking
 
     runs = [run for run in store.runs() if run.id in ids and run.status == "complete"]
     speed = {run.id for run in runs if run.suite_id is None}
-    asked = list(dict.fromkeys(asking(run) for run in reversed(runs) if run.suite_id))
+    ways = list(dict.fromkeys(asking(run) for run in reversed(runs) if run.suite_id))
     tables: list[Sequence[Any]] = []
     for model in dict.fromkeys(run.model for run in reversed(runs)):
-        for way in asked or [None]:
+        for way in ways or [Asking()]:
             only = speed | {run.id for run in runs if run.suite_id and asking(run) == way}
             tables.append(by_quant(store, model=model, only=only).levels)
     return tables
@@ -88,7 +89,7 @@ def _title(row: Any) -> str:
 
 def _settings(row: Any) -> dict[str, Any]:
     """What the engine was told."""
-    return dict((row.performance or row.accuracy).config["settings"])
+    return dict((row.performance or row.accuracy).config.get("settings", {}))
 
 
 def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Column]:
@@ -113,7 +114,7 @@ def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Colu
         Column("difference", "difference", signed, right=True),
         Column("flips", "changed" if keyless else "lost/won", flip_rate, right=True),
         Column("noise_told", "noise floor", right=True),
-        Column("p_holm", "p", significant, right=True),
+        Column("p_holm", "p", p_told, right=True),
         Column("verdict_told", "verdict"),
         *([Column("margin_told", f"margin {points(margin)}")] if margin is not None else []),
         Column("n_flagged", "noisy", right=True),
@@ -128,12 +129,16 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "difference": flips and flips["difference"],
-        "noise_told": noise_told(row["noise_floor"], row["base_noise_floor"])
-        if row["runs"]["accuracy"]
-        else None,
+        "noise_told": _floors(row) if row["runs"]["accuracy"] else None,
         "verdict_told": verdict_told(row["verdict"], flips),
         "margin_told": None if row["margin"] is None else margin_told(row["non_inferior"], row["margin"]),
     }
+
+
+def _floors(row: dict[str, Any]) -> str:
+    """The level's noise floor; another engine's baseline brings its own."""
+    told = noise_told(row["noise_floor"])
+    return f"{told}\nbase {noise_told(row['base_noise_floor'])}" if row["other_engine"] else told
 
 
 def _rate(test: str, rates: Sequence[dict[str, Any]]) -> str:
@@ -163,8 +168,8 @@ def _legend(levels: Sequence[Any]) -> None:
         f", Holm over {' and '.join(map(str, sizes))} comparisons",
         noise_known=any(level.noise for level in levels),
     )
-    if any(level.base_noise for level in levels):
-        remark("base …: another engine scored the baseline; a difference has to exceed both noise floors")
+    if any(level.other_engine for level in levels):
+        remark("base …: the noise floor of the baseline, which another engine scored")
     for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):
         remark(
             f"{label}: not what its name says: 256 does not divide the rows of {n_fallback} tensors,"
@@ -208,6 +213,7 @@ def _level_dict(level: Any, margin: float | None) -> dict[str, Any]:
         "noise_floor": noise_dict(level.noise),
         "noise_floor_reason": level.noise_reason,
         "base_noise_floor": noise_dict(level.base_noise),
+        "other_engine": level.other_engine,
         "verdict": level.verdict,
         "margin": margin,
         "non_inferior": level.non_inferior,

@@ -223,7 +223,7 @@ Examples:
   edgebench run -m smollm2-135m --quant q8_0,q4_0           two levels, speed and accuracy
   edgebench run -m model.gguf --mode performance -p 128,512 -n 64 -t 1
   edgebench run -m model.gguf --suite mmlu-medical --scorer letter --mode accuracy --data DIR
-  edgebench run -m model.gguf --suite medqa --scorer letter --num-fewshot 5 --permute cyclic --limit 400
+  edgebench run -m model.gguf --suite mmlu-medical --num-fewshot 5 --permute cyclic --limit 400 --data DIR
   edgebench run --dry-run                                   what would be done, and what is stored already
 
 The same command again does only what is missing. Random tokens (pp, tg) are not tokenized or sampled,

@@ -1,6 +1,7 @@
 """`runs` and `db`: what is stored, and the database itself."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import click
 
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
-from edgebench.core.types import MEDICAL_NOTE
 from edgebench.core.units import data_size, duration, share, significant
 
 
@@ -23,6 +23,9 @@ from edgebench.core.units import data_size, duration, share, significant
 def runs() -> None:
     """Stored runs."""
 
+
+SHARES = ("acc", "share", "macro_f1", "no_answer", "ece", "brier", "nll", "aurc")
+"""Beginnings of metrics that are shown with three decimals."""
 
 RUN_COLUMNS = [
     Column("id", "run"),
@@ -56,17 +59,25 @@ def runs_list(db: Path, output: str) -> None:
 @output_option
 def runs_show(run: str, db: Path, output: str) -> None:
     """One run: what it was, and its figures. RUN is a unique beginning of its id, or `latest`."""
+    from edgebench.results.run_report import accuracy_report
     from edgebench.results.store import Store
     from edgebench.results.summary import figures
 
     with Store.open_readonly(db) as store:
         row = store.run(run)
         found = figures(store, row.id)
-        medical = bool(store.rows("SELECT 1 FROM suite WHERE id = ? AND medical", (row.suite_id,)))
+        report = accuracy_report(store, row) if row.mode == "accuracy" else None
     if output in ("json", "jsonl", "csv"):  # one thing to parse
-        emit_one({**_run_row(row), **_details(row), "figures": found}, output)
+        emit_one({**_run_row(row), **_details(row), **(report or {}), "figures": found}, output)
         return
-    emit_one({**_run_row(row), **_details(row)}, output, row.id)
+    emit_one({**_run_row(row), **_details(row), **(_asked(report) if report else {})}, output, row.id)
+    # Parts have tables of their own.
+    _emit_figures([f for f in found if report is None or f["test"] in (row.suite_id, "*")], output)
+    if report is not None:
+        _emit_parts(report, output)
+
+
+def _emit_figures(found: Sequence[dict[str, Any]], output: str) -> None:
     columns = [
         Column("test", "test"),
         Column("metric", "figure"),
@@ -77,8 +88,49 @@ def runs_show(run: str, db: Path, output: str) -> None:
     ]
     shown = [{**f, "shown": _figure(f["metric"], f["value"]), "interval": _interval(f)} for f in found]
     emit(shown, columns, output, "figures")
-    if medical:
-        remark(MEDICAL_NOTE)
+
+
+def _asked(report: dict[str, Any]) -> dict[str, Any]:
+    """How an accuracy run asked, and what came of it, in a few facts."""
+    headline = report["headline"]
+    return {
+        "headline": headline and f"{headline['metric']} {_estimate(headline)}, n = {headline['n']} questions",
+        **{name: report[name] for name in ("scorer", "num_fewshot", "permute", "apply_chat_template")},
+        "no_answer_rate": report["no_answer_rate"] and _estimate(report["no_answer_rate"]),
+        "n_truncated": report["n_truncated"],
+    }
+
+
+def _emit_parts(report: dict[str, Any], output: str) -> None:
+    """A table for each kind of part, and what the figures of an accuracy run mean."""
+    for kind in ("subjects", "categories", "slices"):
+        if parts := [part for part in report[kind] if part.get("acc")]:
+            rows = [{"name": part["name"], **part["acc"], "acc": _estimate(part["acc"])} for part in parts]
+            columns = [
+                Column("name", kind),
+                Column("n", "questions", right=True),
+                Column("acc", "acc [95 %]", right=True),
+            ]
+            emit(rows, columns, output, kind)
+    if report["headline"] is None:
+        remark("no headline: the suite's answers are not public here")
+    if report["no_answer_rate"]:
+        remark("no_answer_rate: nothing could be read off; counts as wrong, acc_valid leaves it out")
+    if report["n_truncated"]:
+        remark("n_truncated: prompts that were too long lost tokens from the left")
+    if report["calibration"]:
+        remark("ece: calibration error freed of its bias, ece_plain as usually printed; brier: 0 to 2")
+    if report["permute"] != "none":
+        remark(
+            "acc: mean over all rotations, clustered by question; edgebench order shows what the order does"
+        )
+    for note in report["notes"]:
+        remark(note)
+
+
+def _estimate(estimate: dict[str, Any]) -> str:
+    low, high = estimate["ci_low"], estimate["ci_high"]
+    return share(estimate["value"]) + ("" if low is None else f" [{share(low)}, {share(high)}]")
 
 
 @runs.command("rm", epilog=examples("edgebench runs rm 01JD9A", "edgebench runs rm latest --yes"))
@@ -100,6 +152,8 @@ def runs_rm(run: str, yes: bool, db: Path) -> None:
 def _run_row(run: Any) -> dict[str, Any]:
     config = run.config
     what = f"{run.suite_id} {run.scorer}" if run.suite_id else " ".join(config.get("tests", []))
+    what += f" {config['num_fewshot']}-shot" if config.get("num_fewshot") else ""
+    what += " all rotations" if config.get("permute") == "cyclic" else ""
     if config.get("shape") == "alone":
         what += " noise floor"
     return {
@@ -139,7 +193,7 @@ def _figure(metric: str, value: float) -> str:
         return f"{significant(value)} tokens/s"
     if metric.endswith("_s"):
         return duration(value)
-    return share(value) if metric.startswith(("acc", "share")) else significant(value)
+    return share(value) if metric.startswith(SHARES) else significant(value)
 
 
 def _interval(figure: dict[str, Any]) -> str | None:

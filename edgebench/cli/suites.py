@@ -131,8 +131,9 @@ def suites_add(path: Path, data: Path | None, output: str) -> None:
     """Adopt a suite file of your own: it is checked, copied, and known by its name from now on."""
     from edgebench.session_suites import add_suite, show_suite
 
-    name = add_suite(path, data).name
-    emit_one(show_suite(name, data), output, name)
+    shown = show_suite(add_suite(path, data).name, data)
+    emit_one(shown, output, shown["name"])
+    _stand_beside([shown])
 
 
 def _stand_beside(shown: Iterable[Mapping[str, Any]]) -> None:

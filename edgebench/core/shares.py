@@ -74,7 +74,7 @@ def clustered_stderr(clusters: Sequence[Sequence[float]]) -> float | None:
         return None
     n = sum(map(len, filled))
     mean = sum(map(sum, filled)) / n
-    squares = sum((sum(cluster) - len(cluster) * mean) ** 2 for cluster in filled)
+    squares = math.fsum((sum(cluster) - len(cluster) * mean) ** 2 for cluster in filled)
     return math.sqrt(len(filled) / (len(filled) - 1) * squares) / n
 
 
@@ -146,7 +146,7 @@ def macro_f1_estimate(
 
 def _confusion(gold: Sequence[int], chosen: Sequence[int | None]) -> Floats:
     """A row per answer: hit, right and chosen of each class, 0 or 1."""
-    n_classes = 1 + max(*gold, *(c for c in chosen if c is not None))
+    n_classes = 1 + max([*gold, *(c for c in chosen if c is not None)])
     rows = np.zeros((len(gold), 3, n_classes))
     for row, key, choice in zip(rows, gold, chosen, strict=True):
         row[1, key] = 1

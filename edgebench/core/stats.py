@@ -122,7 +122,11 @@ def mcnemar_mid_p(n_lost: int, n_won: int) -> float:
 
 def _tail(k: int, n: int) -> int:
     """Of the 2^n results of `n` coins, how many have at most `k` heads."""
-    return sum(math.comb(n, j) for j in range(k + 1))
+    total = ways = 1
+    for j in range(k):
+        ways = ways * (n - j) // (j + 1)
+        total += ways
+    return total
 
 
 def paired_difference(n_lost: int, n_won: int, n: int) -> Estimate | None:

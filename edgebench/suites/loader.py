@@ -122,7 +122,7 @@ def locate(definition: Definition, data: Path | None, *, dev: bool = False) -> L
         hint = f"edgebench suites fetch {definition.name}, or give --data DIR"
     if missing is None or (data is None and definition.forms[0].root == "data"):
         some = next(files for form in definition.forms if (files := form.dev if dev else form.files))
-        raise SuiteError(f"suite {definition.name} needs its data: {some[0].path} and what goes with it", hint)
+        raise SuiteError(f"suite {definition.name} needs its data: {some[0].path}, …", hint)
     raise SuiteError(f"suite {definition.name}: {missing} is not there", hint)
 
 
@@ -216,9 +216,8 @@ def _read(form: Form, file: DataFile, path: Path, counts: Counter[str]) -> Itera
 
 def _is_pinned(found: Located) -> bool:
     """Whether every file that scoring needs is the one the definition knows."""
-    return all(
-        file.sha256 and sha256_file(found.paths[file.path]) == file.sha256 for file in found.form.needed
-    )
+    pins = {(file.path, file.sha256) for file in found.form.needed}
+    return all(pin is not None and sha256_file(found.paths[path]) == pin for path, pin in pins)
 
 
 def _with_key(definition: Definition, questions: Sequence[Question], key: Path) -> tuple[Question, ...]:

@@ -88,10 +88,10 @@ def _json_rows(path: Path, member: str | None) -> Iterator[tuple[int, Row]]:
     text = path.read_text(encoding="utf-8-sig")
     at = 0
     if member is not None:
-        places = {key: start for key, start, _ in _Scan(text, path).values(0)}
-        if member not in places:
+        found = next((start for key, start, _ in _Scan(text, path).values(0) if key == member), None)
+        if found is None:
             raise SuiteError(f"{path}: no {member!r} in it")
-        at = places[member]
+        at = found
     line, counted = 1, 0
     for key, start, value in _Scan(text, path).values(at):
         line, counted = line + text.count("\n", counted, start), start

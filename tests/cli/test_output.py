@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from edgebench.suites.definition import known_suites
-
 QUICK = ("-p", "8", "-n", "4", "--chat", "4", "-r", "1", "--rounds", "1", "--limit", "8")
 LISTS = [
     ("models", "list"),
@@ -60,27 +58,6 @@ def test_verbs_with_nothing_to_say_leave_stdout_empty(measured, edgebench):
         done = edgebench(*verb)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         assert done.stderr
-
-
-@pytest.mark.parametrize("name", known_suites())
-def test_every_known_suite_can_be_shown_without_its_data(edgebench, name):
-    done = edgebench("suites", "show", name, "-o", "json")
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert shown["name"] == name
-    assert shown["n_questions"] > 0
-    assert shown["licence"]
-    assert shown["available"] or "--data" in shown["why"]
-
-
-@pytest.mark.parametrize("name", known_suites())
-def test_every_known_suite_can_be_shown_with_its_data(edgebench, shared_data, name):
-    done = edgebench("suites", "show", name, "--data", shared_data, "-o", "json")
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert (shown["name"], shown["available"], shown["verified"]) == (name, True, True)
-    assert shown["n_questions"] == sum(shown["n_per_subject"].values())
-    assert shown["sample_prompt"][shown["default_scorer"]]["continuations"]
 
 
 def test_every_runner_says_whether_and_why_not_and_what_to_do(edgebench):

@@ -84,7 +84,11 @@ def test_score_wants_one_source_of_answers(measured, edgebench, rows, write):
     kinds = {run["mode"]: run["id"] for run in rows(measured, "SELECT mode, id FROM run")}
     refused(edgebench(*score, "--run", kinds["accuracy"]), 1, "key.csv:2: the suite has no question 'a'")
     refused(edgebench(*score, "--run", kinds["performance"]), 2, "it has no answers")
-    refused(edgebench("suites", "score", "everyda", "--key", "key.csv", "--run", "latest"), 2, "everyday?")
+    refused(
+        edgebench("suites", "score", "everyda", "--key", "key.csv", "--run", "latest"),
+        2,
+        "did you mean everyday",
+    )
     refused(edgebench("suites", "score", "everyday", "--key", "none.csv", "--run", "latest"), 2, "none.csv")
 
 

@@ -1,10 +1,13 @@
 """The statistics against scipy, and by their properties."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom, binomtest
 
 from edgebench.core import stats
 
@@ -106,11 +109,75 @@ def test_holm_steps_down_and_never_lets_a_larger_p_become_smaller() -> None:
     assert stats.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
 
 
+@given(COUNTS, COUNTS)
+def test_mid_p_is_the_exact_p_less_the_probability_of_what_was_seen(n_lost: int, n_won: int) -> None:
+    n = n_lost + n_won
+    doubled = 2 * binom.cdf(min(n_lost, n_won), n, 0.5)
+    found = stats.mcnemar_mid_p(n_lost, n_won)
+    assert found == pytest.approx(doubled - binom.pmf(n_lost, n, 0.5), rel=1e-9)
+    assert found <= stats.mcnemar_p(n_lost, n_won)
+
+
+def test_the_exact_test_holds_its_level_and_mid_p_is_near_it() -> None:
+    """Both sizes for every number of discordant pairs; then for shares of them, as they come in suites."""
+    exact, mid = [], []
+    for n in range(151):
+        chance = binom.pmf(range(n + 1), n, 0.5)
+        exact.append(sum(p for k, p in enumerate(chance) if stats.mcnemar_p(k, n - k) <= 0.05))
+        mid.append(sum(p for k, p in enumerate(chance) if stats.mcnemar_mid_p(k, n - k) <= 0.05))
+    assert max(exact) <= 0.05
+    for n, discordance in ((100, 0.15), (100, 0.3), (500, 0.08), (500, 0.2), (1089, 0.03), (1089, 0.08)):
+        weights = binom.pmf(range(151), n, discordance)
+        assert weights.sum() > 0.999
+        assert weights @ exact < 0.042
+        assert weights @ mid == pytest.approx(0.05, abs=0.004)
+
+
 def test_paired_difference_is_won_minus_lost() -> None:
     found = stats.paired_difference(10, 4, 100)
     assert found is not None
     assert found.value == pytest.approx(-0.06)
-    assert found.ci_low == pytest.approx(-0.06 - 1.96 * (14 - 0.36) ** 0.5 / 100, abs=1e-5)
+    assert found.n == 100
+    assert stats.paired_difference(0, 0, 0) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(COUNTS, COUNTS, COUNTS)
+def test_the_limits_of_a_difference_are_where_a_score_test_turns(
+    n_lost: int, n_won: int, n_same: int
+) -> None:
+    n = n_lost + n_won + n_same
+    found = stats.paired_difference(n_lost, n_won, n)
+    if n == 0:
+        return
+    assert found is not None
+    assert found.ci_low is not None
+    assert found.ci_high is not None
+    assert -1 <= found.ci_low <= found.value <= found.ci_high <= 1
+    for limit, sign in ((found.ci_low, 1), (found.ci_high, -1)):
+        if abs(limit) < 1 - 1e-9:
+            assert sign * _score(n_lost, n_won, n, limit) == pytest.approx(stats.Z95, abs=2e-3)
+
+
+def _score(n_lost: int, n_won: int, n: int, difference: float) -> float:
+    """Tango's statistic with the restricted likelihood maximised by scipy instead of by formula."""
+
+    def unlikely(lost: float) -> float:
+        won, same = lost + difference, 1 - 2 * lost - difference
+        pairs = ((n_lost, lost), (n_won, won), (n - n_lost - n_won, same))
+        return -sum(count * math.log(max(share, 1e-300)) for count, share in pairs if count)
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    lost = minimize_scalar(unlikely, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    variance = n * (2 * lost + difference - difference**2)
+    return float((n_won - n_lost - n * difference) / math.sqrt(variance))
+
+
+def test_without_a_discordant_pair_there_is_still_doubt() -> None:
+    found = stats.paired_difference(0, 0, 100)
+    assert found is not None
+    assert found.ci_high == pytest.approx(3.8415 / 103.8415, abs=1e-5)  # z^2 / (n + z^2)
+    assert found.ci_low == pytest.approx(-3.8415 / 103.8415, abs=1e-5)
 
 
 def _width(estimate: stats.Estimate) -> float:

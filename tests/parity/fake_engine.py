@@ -5,6 +5,7 @@ what may differ is what either program makes of them. Its tokens are bytes and a
 them across the place where a context ends and an answer begins.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class Pieces:
         self._ids = {piece.encode(): 256 + i for i, piece in enumerate(PIECES)}
         self._sizes = sorted({len(piece) for piece in self._ids}, reverse=True)
 
+    @functools.cache  # noqa: B019 - one tokenizer a process; each text is asked for often
     def encode(self, text: str) -> list[int]:
         raw, at, ids = text.encode(), 0, list[int]()
         while at < len(raw):

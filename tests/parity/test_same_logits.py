@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgebench.core.calibration import calibration
 from edgebench.core.shares import acc_stderr, pooled_stderr
 from edgebench.core.types import PromptTemplate, Question
 from edgebench.suites.scoring import grade
@@ -176,6 +177,16 @@ def test_accuracies_and_their_errors_are_the_same(both: Mapping[Any, Any], case:
         whole, n_all = results["parity"], sum(SUBJECTS.values())
         assert sum(by_subject.values()) / n_all == same(whole[f"{metric},none"])
         assert pooled_stderr(stderrs, list(SUBJECTS.values())) == same(whole[f"{metric}_stderr,none"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] == "letter"], ids=str)
+def test_brier_scores_are_the_same(both: Mapping[Any, Any], case: Case) -> None:
+    theirs, results = both[case]["theirs"]["questions"], both[case]["theirs"]["results"]
+    for subject, asked in both[case]["rows"].items():
+        logprobs = [theirs[row["id"]]["logprobs"] for row in asked]
+        found = calibration(logprobs, [row["answer"] for row in asked])
+        assert found is not None
+        assert found.brier.value == same(results[f"parity_{subject}"]["brier_score,none"])
 
 
 def test_a_prompt_that_is_too_long_is_cut_where_lm_eval_cuts_it(both: Mapping[Any, Any]) -> None:

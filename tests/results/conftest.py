@@ -1,6 +1,7 @@
 """A real database in a temporary folder, and a short way to put runs into it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,73 @@ class Lab:
         )
         self.store.add_suite(suite)
         return suite.id
+
+    def asked(
+        self,
+        name: str = "exam",
+        *,
+        n: int = 8,
+        sizes: Sequence[int] = (4,),
+        subjects: Sequence[str] = ("",),
+        keyed: bool = True,
+        **more: Any,
+    ) -> Suite:
+        """A suite whose questions differ: options, subjects and keys go round."""
+        questions = tuple(
+            Question(
+                id=f"q{i:04}",
+                text=f"secret text {i}",
+                choices=tuple(f"option {j}" for j in range(sizes[i % len(sizes)])),
+                answer_index=i % sizes[i % len(sizes)] if keyed else None,
+                subject=subjects[i % len(subjects)],
+            )
+            for i in range(n)
+        )
+        fields: dict[str, Any] = {
+            "version": "1",
+            "title": name,
+            "sha256": sha256_text(f"{name} {n}"),
+            "default_scorer": Scorer.LETTER,
+            "prompts": {},
+            "license": "CC0-1.0",
+            "citation": "",
+            "source": "",
+        }
+        suite = Suite(name=name, questions=questions, **(fields | more))
+        self.store.add_suite(suite)
+        return suite
+
+    def answered(
+        self,
+        artifact: str,
+        suite: Suite,
+        choose: Callable[[Question, int], int | None],
+        *,
+        permute: str = "none",
+        config: Mapping[str, Any] | None = None,
+        logprobs: Callable[[Question, int], Sequence[float]] | None = None,
+        **more: Any,
+    ) -> str:
+        """A complete run: `choose` says which stored option a question gets in a rotation."""
+        fields: dict[str, Any] = {"scorer": "letter", "scheme_sha256": "scheme"} | more
+        shape = {"shape": "grouped", "num_fewshot": 0, "permute": permute, "apply_chat_template": False}
+        run_id = self.run(artifact, Mode.ACCURACY, suite_id=suite.id, config=shape | (config or {}), **fields)
+        rows: list[dict[str, object]] = []
+        for question in suite.questions:
+            for rotation in range(len(question.choices) if permute == "cyclic" else 1):
+                choice = choose(question, rotation)
+                right = None if question.answer_index is None else choice == question.answer_index
+                rows.append(
+                    {
+                        "question_id": question.id,
+                        "repeat": rotation,
+                        "choice_index": choice,
+                        "correct": right,
+                        "logprobs_json": json.dumps(list(logprobs(question, rotation))) if logprobs else None,
+                    }
+                )
+        self.store.add_answers(run_id, rows)
+        return self.finish(run_id)
 
     def run(self, artifact: str, mode: Mode = Mode.PERFORMANCE, **more: Any) -> str:
         fields: dict[str, Any] = {

@@ -6,6 +6,9 @@ import pytest
 from scipy.stats import binomtest
 
 from edgebench.core.errors import UsageError
+from edgebench.core.paired import clustered_p, minimal_detectable_difference
+from edgebench.core.stats import mcnemar_mid_p
+from edgebench.core.types import MEDICAL_NOTE, Question
 from edgebench.results.compare import Comparison, LevelComparison, by_quant, two_runs
 
 
@@ -136,3 +139,146 @@ def test_five_repetitions_carry_no_verdict(lab: Any) -> None:
     artifact = lab.artifact("q8_0", 8.5)
     found = two_runs(lab.store, lab.performance(artifact, [2.0] * 5), lab.performance(artifact, [1.0] * 5))
     assert [ratio.verdict for ratio in found.ratios] == ["not separable"]
+
+
+# How much a comparison can say
+
+
+def _from(first: int) -> Any:
+    """Right from question `first` on."""
+
+    def choose(question: Question, _rotation: int) -> int:
+        return ((question.answer_index or 0) + (int(question.id[1:]) < first)) % len(question.choices)
+
+    return choose
+
+
+def test_what_is_not_separable_says_what_would_have_been(lab: Any) -> None:
+    suite = lab.asked(n=100)
+    lab.answered(lab.artifact("f16", 16.0), suite, _from(0))
+    lab.answered(lab.artifact("q8_0", 8.5), suite, _from(3))
+    flips = _level(by_quant(lab.store), "q8_0").flips
+    assert flips is not None
+    assert (flips.n_lost, flips.n_won) == (3, 0)
+    assert flips.detectable == minimal_detectable_difference(100, 0.03)
+    assert flips.p_mid == mcnemar_mid_p(3, 0)
+    assert flips.p is not None
+    assert flips.p_mid < flips.p
+    assert (flips.test, flips.bootstrap) == ("mcnemar_exact", None)
+
+
+def test_a_margin_that_was_declared_gets_a_verdict(lab: Any) -> None:
+    suite = lab.asked(n=400)
+    base = lab.answered(lab.artifact("f16", 16.0), suite, _from(0))
+    new = lab.answered(lab.artifact("q8_0", 8.5), suite, _from(2))
+    for margin, expected in ((0.05, True), (0.005, False), (None, None)):
+        found = by_quant(lab.store, margin=margin)
+        assert _level(found, "q8_0").non_inferior is expected
+        assert _level(found, "f16").non_inferior is None
+        assert two_runs(lab.store, base, new, margin=margin).non_inferior is expected
+
+
+def test_rotations_of_a_question_are_not_new_questions(lab: Any) -> None:
+    suite = lab.asked(n=50)
+    base = lab.answered(lab.artifact("f16", 16.0), suite, _from(0), permute="cyclic")
+    new = lab.answered(lab.artifact("q8_0", 8.5), suite, _from(5), permute="cyclic")
+    flips = two_runs(lab.store, base, new).flips
+    assert flips is not None
+    assert (flips.n, flips.n_questions, flips.n_lost, flips.test) == (200, 50, 20, "clustered_t")
+    assert flips.p == clustered_p([[-1] * 4] * 5 + [[0] * 4] * 45)
+    assert flips.p > 0.01  # twenty lost of 200 would have been far below
+    assert flips.p_mid is None
+    assert flips.difference is not None
+    assert flips.bootstrap is not None
+    assert flips.difference.value == flips.bootstrap.value == pytest.approx(-0.1)
+    assert flips.detectable is not None
+    assert flips.detectable > (minimal_detectable_difference(200, 0.1) or 1)
+
+
+def test_without_a_key_only_changed_answers_are_counted(lab: Any) -> None:
+    suite = lab.asked(n=20, keyed=False, label="no derivatives", medical=True)
+    base = lab.answered(lab.artifact("f16", 16.0), suite, lambda *_: 0)
+    new = lab.answered(lab.artifact("q8_0", 8.5), suite, lambda question, _: int(question.id[1:]) // 15)
+    level = _level(by_quant(lab.store, margin=0.01), "q8_0")
+    assert level.flips is not None
+    assert (level.flips.n_lost, level.flips.n_won, level.flips.n_changed) == (None, None, 5)
+    assert (level.flips.share, level.flips.p, level.flips.difference) == (0.25, None, None)
+    assert (level.verdict, level.p_holm, level.n_family, level.non_inferior) == ("no key", None, 0, None)
+    pair = two_runs(lab.store, base, new)
+    assert (pair.verdict, pair.notes) == ("no key", (MEDICAL_NOTE, "exam: no derivatives"))
+
+
+def test_an_answer_that_can_not_be_read_in_both_has_not_changed(lab: Any) -> None:
+    suite = lab.asked(n=4)
+    base = lab.answered(lab.artifact("f16", 16.0), suite, lambda *_: None, scorer="generate")
+    new = lab.answered(
+        lab.artifact("q8_0", 8.5),
+        suite,
+        lambda question, _: None if question.id < "q0002" else question.answer_index,
+        scorer="generate",
+    )
+    flips = two_runs(lab.store, base, new).flips
+    assert flips is not None
+    assert (flips.n_lost, flips.n_won, flips.n_changed) == (0, 2, 2)
+
+
+# What may be compared
+
+
+def test_other_ways_of_asking_are_not_mixed(lab: Any) -> None:
+    artifact, suite = lab.artifact("q8_0", 8.5), lab.asked(n=8)
+    lab.answered(lab.artifact("f16", 16.0), suite, _from(0))
+    plain = lab.answered(artifact, suite, _from(1))
+    shots = lab.answered(artifact, suite, _from(2), config={"num_fewshot": 5}, scheme_sha256="other")
+    turned = lab.answered(artifact, suite, _from(3), permute="cyclic", scheme_sha256="third")
+    with pytest.raises(UsageError, match=r"num_fewshot 0, .* has 5"):
+        two_runs(lab.store, plain, shots)
+    with pytest.raises(UsageError, match=r"permute none, .* has cyclic"):
+        two_runs(lab.store, plain, turned)
+    newest = by_quant(lab.store)
+    assert [level.row.accuracy.id for level in newest.levels if level.row.accuracy] == [turned]
+    found = by_quant(lab.store, permute="none", num_fewshot=0)
+    assert [level.row.label for level in found.levels] == ["f16", "q8_0"]
+    assert _level(found, "q8_0").row.accuracy is not None
+    assert _level(found, "q8_0").row.accuracy.id == plain
+    with pytest.raises(UsageError, match="unknown num_fewshot"):
+        by_quant(lab.store, num_fewshot=3)
+
+
+def test_engines_are_compared_under_their_own_schemes_beside_both_noise_floors(lab: Any) -> None:
+    suite = lab.asked(n=40)
+    gguf, onnx = lab.artifact("f16", 16.0), lab.artifact("onnx-int8", 8.1)
+    alone = {"config": {"shape": "alone"}, "scheme_sha256": "alone"}
+    base = lab.answered(gguf, suite, _from(0), scheme_sha256="a")
+    lab.answered(gguf, suite, _from(1), **alone)
+    new = lab.answered(onnx, suite, _from(12), scheme_sha256="b", runner="onnx")
+    lab.answered(onnx, suite, _from(14), runner="onnx", **alone)
+    lab.answered(onnx, suite, _from(40), runner="torch", **alone)  # another engine's: not its floor
+    level = _level(by_quant(lab.store), "onnx-int8")
+    assert level.noise is not None
+    assert level.base_noise is not None
+    assert (level.noise.n_lost, level.base_noise.n_lost, level.other_engine) == (2, 1, True)
+    assert level.verdict == "worse"
+    pair = two_runs(lab.store, base, new)
+    assert pair.noise is not None
+    assert pair.base_noise is not None
+    assert (pair.noise.share, pair.base_noise.share, pair.verdict) == (2 / 40, 1 / 40, "worse")
+    assert "runner" in pair.differs
+
+
+def test_a_difference_has_to_exceed_the_bases_floor_too(lab: Any) -> None:
+    suite = lab.asked(n=60)
+    base = lab.answered(lab.artifact("f16", 16.0), suite, _from(0))
+    new = lab.answered(lab.artifact("q8_0", 8.5), suite, _from(12))
+    assert two_runs(lab.store, base, new).verdict == "worse"
+    lab.answered(lab.artifact("f16", 16.0), suite, _from(12), config={"shape": "alone"}, scheme_sha256="x")
+    assert two_runs(lab.store, base, new).verdict == "not separable"
+    assert _level(by_quant(lab.store), "q8_0").verdict == "not separable"
+
+
+def test_the_column_of_accuracy_is_the_suites_headline(lab: Any) -> None:
+    suite = lab.asked(n=8, subjects=("a", "b"), headline="mean_of_subjects")
+    lab.answered(lab.artifact("f16", 16.0), suite, _from(2))
+    row = by_quant(lab.store).base
+    assert row.headline == "acc_mean_of_subjects"
+    assert row.figures[row.headline].value == 0.75

@@ -49,6 +49,7 @@ class Pretend(CachedSession):
     def _n_bytes(self, cache: Any) -> int:
         return len(cache)
 
+    @property
     def _takes_rows(self) -> bool:
         return self._rows
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgebench.core.types import Evidence, Format, Settings
 from edgebench.runners.onnx import Onnx
 
 PROBE = Path(__file__).with_name("probe_onnx.py")
+GROUPS = Path(__file__).with_name("probe_groups.py")
 LAYOUTS = ("onnx-fp32", "onnx-fp16", "genai-fp32")
 Told = dict[str, tuple[Path, dict[str, Any]]]
 
@@ -100,3 +102,38 @@ def test_facts_say_what_was_computed_and_how(told: Told) -> None:
     assert [layouts[level]["shared_buffer"] for level in LAYOUTS] == [False, False, True]
     assert [layouts[level]["cache_dtype"] for level in LAYOUTS] == ["float32", "float16", "float32"]
     assert all(found["available"] is None for _, found in told.values())
+
+
+@pytest.mark.engine
+def test_rows_of_a_batch_score_as_they_do_alone(told: Told, run_python_in_tool: Callable[..., str]) -> None:
+    found = json.loads(run_python_in_tool(GROUPS, "onnx", told["onnx-fp32"][0]))
+    assert max(found["difference"].values()) < 1e-4
+    assert found["n_rows"]["letter"] > 3
+    assert found["n_rows"]["cloze"] > 3
+    assert found["n_rows"]["held_down"] <= 3
+    assert_sharing_and_writing(found)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("layout", ["shared buffer", "fused attention alone"])
+def test_graphs_that_take_one_row_are_scored_one_by_one(
+    told: Told, layout: str, run_python_in_tool: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = told["genai-fp32"][0]
+    if layout == "fused attention alone":
+        folder = Path(shutil.copytree(folder, tmp_path / "unshared"))
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        config["search"]["past_present_share_buffer"] = False
+        (folder / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = json.loads(run_python_in_tool(GROUPS, "onnx", folder))
+    assert max(found["difference"].values()) < 1e-4
+    assert set(found["n_rows"].values()) == {1}
+    assert_sharing_and_writing(found)
+
+
+def assert_sharing_and_writing(found: dict[str, Any]) -> None:
+    assert found["kept_is_fresh"] == dict.fromkeys(("letter", "rotated", "cloze"), True)
+    assert found["generate_is_argmax"]
+    assert found["n_written"] == [6] * 7
+    assert found["ended_by_token"]
+    assert found["ended_by_caller"]

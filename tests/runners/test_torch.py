@@ -18,6 +18,7 @@ from edgebench.runners.torch_runner import Torch
 TEXT = "The capital of France is 1234, naïve 日本語 \t x\n\n  <|im_start|>user I'll"
 """What the probe is asked to take apart."""
 PROBE = Path(__file__).with_name("probe_torch.py")
+GROUPS = Path(__file__).with_name("probe_groups.py")
 TOLERANCE = 1e-3
 """Largest difference of a logit or of a log-likelihood in torch; 8e-5 was seen."""
 ACROSS = 2e-3
@@ -119,3 +120,18 @@ def test_torch_and_llama_cpp_agree_on_tokens_and_log_likelihoods(told: dict[str,
             assert score.is_greedy == own["is_greedy"]
     print(f"torch and llama.cpp: largest difference of a log-likelihood {largest:.2g}")
     assert largest <= ACROSS
+
+
+@pytest.mark.engine
+def test_rows_of_a_batch_and_a_kept_beginning_score_as_a_text_does_alone(
+    tiny_checkpoint: Path, run_python_in_tool: Callable[..., str]
+) -> None:
+    found = json.loads(run_python_in_tool(GROUPS, "torch", tiny_checkpoint))
+    assert max(found["difference"].values()) < 1e-4
+    assert min(found["n_rows"][name] for name in ("letter", "cloze")) > 3
+    assert found["n_rows"]["held_down"] <= 3
+    assert found["kept_is_fresh"] == dict.fromkeys(("letter", "rotated", "cloze"), True)
+    assert found["generate_is_argmax"]
+    assert found["n_written"] == [6] * 7
+    assert found["ended_by_token"]
+    assert found["ended_by_caller"]

@@ -55,7 +55,7 @@ def suite(tmp_path: Path) -> Callable[..., Path]:
 
     def write(*, answer: str = "index", extra: str = "", k: int = 4) -> Path:
         questions = [row(i, "q", k) for i in range(N)]
-        dev = [row(i, "d", k) for i in range(4)] + [questions[0] | {"id": "twin"}]
+        dev = [questions[0] | {"id": "twin"}] + [row(i, "d", k) for i in range(4)]
         if answer == "none":
             for question in questions:
                 del question["answer"]

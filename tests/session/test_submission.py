@@ -25,6 +25,7 @@ from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 from edgebench.session_key import calibrate_key, score_with_key
 from edgebench.session_submission import write_submission
+from edgebench.suites.definition import find_definition
 from edgebench.suites.published import MODELS, SLICES, TOTALS
 
 FIELDS = ("first_aid", "shopping")
@@ -350,6 +351,16 @@ def test_published_slices_agree_with_the_slices_they_are_made_of() -> None:
         for i in range(len(MODELS)):
             mean = sum(sizes[f] * SLICES[f][1][i] for f in parts) / sum(sizes[f] for f in parts)
             assert published[i] == pytest.approx(mean, abs=0.001)
+
+
+def test_published_slices_are_of_fields_the_suite_has() -> None:
+    definition = find_definition("mobile-mmlu")
+    known = {field for fields in definition.categories.values() for field in fields}
+    for fields, published in SLICES.values():
+        assert set(fields) <= known
+        assert len(published) == len(MODELS)
+    assert set(SLICES["Health & Safety"][0]) == set(definition.categories["Health & Safety"])
+    assert set(SLICES["seven health fields"][0]) == set(definition.slices["health"])
 
 
 def test_a_submission_reads_back_as_a_table(lab: Lab, store: Store, tmp_path: Path) -> None:
