@@ -121,13 +121,14 @@ def _of_subjects(test: str, subjects: Sequence[Sequence[Answer]], facts: SuiteFa
     n = sum(share.n for share in shares)
     stderrs = [None if (se := _stderr(share)) is None else se.value for share in shares]
     told = [stderr for stderr in stderrs if stderr is not None]
-    if all(answer.repeat == 0 for found in subjects for answer in found):
+    asked_once = all(answer.repeat == 0 for found in subjects for answer in found)
+    if asked_once:
         # A subject of one answer has no spread of its own, and no weight in the pool.
         pooled = pooled_stderr([stderr or 0.0 for stderr in stderrs], [share.n for share in shares])
         yield test, "acc_stderr_pooled", "lm_eval", _maybe(pooled, n)
     if facts.headline == "acc_mean_of_subjects":
         yield test, "acc_mean_of_subjects", "mean", mean_of_parts(shares)
-        if len(told) == len(shares):
+        if asked_once and len(told) == len(shares):
             yield test, "acc_mean_of_subjects_stderr", "lm_eval", _maybe(mean_of_parts_stderr(told), n)
 
 

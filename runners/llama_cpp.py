@@ -21,6 +21,7 @@ from edgebench.core.engine import Item
 from edgebench.core.errors import ModelError
 from edgebench.core.lean import import_submodule
 from edgebench.core.types import Evidence, Format, Score, Settings
+from edgebench.runners.log_softmax import log_softmax
 from edgebench.runners.prefix_tree import Row, Tree, trees
 
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
@@ -327,8 +328,8 @@ class LlamaSession:
         """Decode rows; (row, token) -> (log-probability, is the argmax) of what was asked for."""
         found: dict[tuple[int, int], tuple[float, bool]] = {}
         for row, logits in self._decoded(rows):
-            for token, score in _log_softmax(logits, (asked or {}).get(row, ())):
-                found[row, token] = score
+            if tokens := list((asked or {}).get(row, ())):
+                found |= zip(((row, token) for token in tokens), log_softmax(logits, tokens), strict=True)
         return found
 
     def _evaluate_best(self, rows: Sequence[Row], asked: Collection[int]) -> dict[int, int]:
@@ -358,18 +359,6 @@ def _sum(parts: Sequence[tuple[float, bool]]) -> Score:
     return Score(
         logprob=float(sum(logprob for logprob, _ in parts)), is_greedy=all(best for _, best in parts)
     )
-
-
-def _log_softmax(
-    logits: npt.NDArray[np.float32], tokens: Collection[int]
-) -> list[tuple[int, tuple[float, bool]]]:
-    """Natural-log probabilities of some tokens; the normaliser is summed in double precision."""
-    if not tokens:
-        return []
-    best = int(logits.argmax())
-    top = float(logits[best])
-    norm = top + float(np.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64)))
-    return [(t, (float(logits[t]) - norm, t == best)) for t in tokens]
 
 
 def _text(fill: Callable[[Any, int], int]) -> str:

@@ -165,9 +165,11 @@ def _legend(levels: Sequence[Any]) -> None:
     explain(
         [flips_dict(level.flips) for level in levels],
         [level.verdict for level in levels],
-        f", Holm over {' and '.join(map(str, sizes))} comparisons",
+        f", Holm over {' and '.join(map(str, sizes))} comparison{'s' if sizes != [1] else ''}",
         noise_known=any(level.noise for level in levels),
     )
+    if any(row.headline != "acc" and row.headline in row.figures for row in rows):
+        remark("difference, p and margin: of the accuracy over all answers, not of the suite's headline")
     if any(level.other_engine for level in levels):
         remark("base …: the noise floor of the baseline, which another engine scored")
     for label, n_fallback in dict.fromkeys((row.label, row.n_fallback) for row in rows if row.n_fallback):

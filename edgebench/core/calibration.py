@@ -168,7 +168,7 @@ def _true_gaps(seen: Floats, noise: Floats, rng: np.random.Generator) -> Floats:
 
 def _mean(values: Sequence[float], lowest: float, highest: float) -> Estimate:
     """Mean with Student's 95 % interval; none of one value, or where one is infinite."""
-    n, value = len(values), sum(values) / len(values)
+    n, value = len(values), math.fsum(values) / len(values)
     if n < 2 or not math.isfinite(value):
         return Estimate(value=value, ci_low=None, ci_high=None, n=n)
     half = t_quantile(0.975, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)

@@ -240,6 +240,8 @@ def _checked(raw: Mapping[str, Any], path: Path) -> Definition:
         raise ValueError(f"name {name!r} is not letters, digits, dots, dashes and underscores")
     if told["headline"] not in HEADLINES:
         raise ValueError(f"headline {told['headline']!r} is not {', '.join(HEADLINES)}")
+    if told["sha256"] and not _SHA256.fullmatch(told["sha256"]):
+        raise ValueError("sha256 is not 64 hexadecimal digits")
     prompts = {Scorer(scorer): _prompt(scorer, prompt) for scorer, prompt in raw["prompt"].items()}
     if not prompts:
         raise ValueError("no [prompt.letter], no [prompt.cloze] and no [prompt.generate]")

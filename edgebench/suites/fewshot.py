@@ -1,5 +1,6 @@
 """Worked examples before a question, and the guard that keeps the question itself out of them."""
 
+import random
 from collections.abc import Mapping, Sequence
 
 from edgebench.core.errors import UsageError
@@ -23,6 +24,8 @@ class Shots:
     def __init__(self, suite: Suite, pool: Sequence[Question], n_shots: int) -> None:
         """UsageError when some subject of the suite can't have that many."""
         self._suite, self._n = suite, n_shots
+        if not suite.first_shots:
+            pool = sorted(pool, key=lambda q: q.id)  # a draw must not depend on the order of a file
         subjects: dict[str, list[Question]] = {}
         for question in pool:
             subjects.setdefault(question.subject, []).append(question)
@@ -43,11 +46,9 @@ class Shots:
         """The worked examples of a question; one fewer when the pool would show the question itself."""
         pool = self._of(question.subject)
         own = content_key(question)
-        if self._suite.first_shots:
-            picked = pool[: self._n]
-        else:
-            seed = f"{self._suite.seed}:{own}"
-            picked = sorted(pool, key=lambda q: sha256_text(f"{seed}:{q.id}"))[: self._n]
+        picked = pool[: self._n]
+        if not self._suite.first_shots:
+            picked = random.Random(f"{self._suite.seed}:{own}").sample(pool, self._n)
         return tuple(shot for shot in picked if content_key(shot) != own)
 
     def _of(self, subject: str) -> Sequence[Question]:

@@ -36,7 +36,7 @@ def test_a_row_for_each_level_that_was_asked_in_every_order(permuted):
         assert row["acc_by_gold_place"].keys() == places.keys() == row["fair_share"].keys()
         assert row["circular"]["value"] <= row["acc"]["value"]
         assert row["acc_debiased"]["n"] + row["n_pride_calibration"] == 24
-    assert "not clinical safety" not in done.stdout
+    assert "not clinical safety" in done.stderr  # a third of these questions are about health
 
 
 @pytest.mark.parametrize("output", ["table", "md", "csv", "jsonl"])

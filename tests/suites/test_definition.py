@@ -228,3 +228,20 @@ def test_mmlu_has_57_subjects_in_four_groups() -> None:
     assert set(mmlu.slices["medical"]) == {
         file.subject for file in find_definition("mmlu-medical").forms[0].files
     }
+
+
+def test_example_in_the_documentation_is_a_suite(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    example = page.split("```toml\n")[1].split("```")[0]
+    pins = 'sha256 = "…"'
+    assert pins in example
+    definition = read_definition(write(tmp_path, example.replace(pins, f'sha256 = "{"0" * 64}"')))
+    assert set(definition.prompts) == set(Scorer)
+    assert definition.forms[0].dev
+    for name in built_in_suites():
+        assert f"`{name}`" in page
+
+
+def test_mistake_of_a_pin_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="sha256 is not 64 hexadecimal digits"):
+        read_definition(write(tmp_path, 'sha256 = "abc"\n' + WHOLE))
