@@ -79,6 +79,10 @@ class Unasked(SessionLM):
         """Nobody is asked."""
         return [(-1.0, False) for _ in requests]
 
+    def generate_until(self, requests: Any, **_: Any) -> list[str]:
+        """Nobody is asked."""
+        return ["" for _ in requests]
+
 
 def evaluate(model: Any, job: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """One evaluation of the group of tasks."""
@@ -98,8 +102,8 @@ def evaluate(model: Any, job: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         sample["doc"]["id"]: {
             "contexts": [arguments[0] for arguments in sample["arguments"]],
             "continuations": [arguments[1] for arguments in sample["arguments"]],
-            "logprobs": [found[0] for found in sample["filtered_resps"]],
-            **{name: sample[name] for name in ("acc", "acc_norm", "acc_bytes")},
+            "logprobs": [answer[0] for answer in sample["filtered_resps"] if isinstance(answer, tuple)],
+            **{name: sample[name] for name in ("acc", "acc_norm", "acc_bytes") if name in sample},
         }
         for samples in found["samples"].values()
         for sample in samples

@@ -63,9 +63,9 @@ def lm_eval_tool(say: Say) -> Tool:
     return Tool(name="lm_eval", python=below.python, overlays=(folder, *below.overlays))
 
 
-def mmlu_task(tool: Tool, subject: str) -> dict[str, Any]:
-    """lm-eval's own MMLU task of a subject, its questions yet to be named."""
-    return {"include": str(tool.overlays[0] / "lm_eval/tasks/mmlu/default" / f"mmlu_{subject}.yaml")}
+def task_file(tool: Tool, path: str) -> dict[str, Any]:
+    """One of lm-eval's own tasks, its questions yet to be named: `mmlu/default/mmlu_anatomy`."""
+    return {"include": str(tool.overlays[0] / "lm_eval/tasks" / f"{path}.yaml")}
 
 
 def mmlu_rows(data: Path, split: str, subject: str) -> list[Row]:
@@ -91,29 +91,35 @@ def write_tasks(
 ) -> None:
     """A folder for `--include_path`: per subject a task with questions and worked examples, and the group.
 
-    A task's `metric_list` comes beside the three accuracies.
+    A task's `metric_list` comes beside the three accuracies; one that generates keeps what it has.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for subject, task in tasks.items():
-        files = {"test": folder / f"{subject}-test.jsonl", "dev": folder / f"{subject}-dev.jsonl"}
-        for path, rows in zip(files.values(), (asked[subject], shots[subject]), strict=True):
-            path.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+        files = {}
+        for split, rows in (("test", asked[subject]), ("dev", shots.get(subject, ()))):
+            if rows:
+                files[split] = folder / f"{subject}-{split}.jsonl"
+                files[split].write_text(
+                    "".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8"
+                )
         whole = {
+            "output_type": "multiple_choice",
             **task,
             "task": f"{GROUP}_{subject}",
             "tag": None,
             "dataset_path": "json",
             "dataset_name": None,
             "dataset_kwargs": {"data_files": {split: str(path) for split, path in files.items()}},
+            "training_split": None,
+            "validation_split": None,
             "test_split": "test",
-            "fewshot_split": "dev",
-            "fewshot_config": {"sampler": "first_n"},
-            "output_type": "multiple_choice",
-            "metric_list": [
+            "fewshot_split": "dev" if "dev" in files else None,
+        }
+        if whole["output_type"] == "multiple_choice":
+            whole["fewshot_config"] = {"sampler": "first_n"}
+            whole["metric_list"] = [
                 *({"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ACCURACIES),
                 *task.get("metric_list", ()),
-            ],
-        }
+            ]
         # JSON is YAML, and needs no library here.
         (folder / f"{GROUP}_{subject}.yaml").write_text(json.dumps(whole), encoding="utf-8")
     group = {
@@ -122,6 +128,22 @@ def write_tasks(
         "aggregate_metric_list": [{"metric": name, "weight_by_size": True} for name in ACCURACIES],
     }
     (folder / f"{GROUP}.yaml").write_text(json.dumps(group), encoding="utf-8")
+
+
+def ask_prompts(
+    tool: Tool,
+    tasks: Mapping[str, Mapping[str, Any]],
+    asked: Mapping[str, Sequence[Row]],
+    shots: Mapping[str, Sequence[Row]],
+    *,
+    num_fewshot: int,
+) -> dict[str, dict[str, Any]]:
+    """Question -> its contexts and continuations as lm-eval makes them; no model is asked."""
+    with tempfile.TemporaryDirectory(prefix="edgebench-parity-") as folder:
+        write_tasks(Path(folder), tasks, asked, shots)
+        job = {"model": None, "tasks": folder, "num_fewshot": num_fewshot, "batch_sizes": [1]}
+        found: dict[str, dict[str, Any]] = ask(tool, job)[0]["questions"]
+    return found
 
 
 def ask(tool: Tool, job: Mapping[str, Any], *, script: Path = SCRIPT) -> Any:
@@ -190,28 +212,25 @@ def ask_edgebench(
 
 def ask_mmlu(
     tool: Tool,
-    checkpoint: Path | None,
+    checkpoint: Path,
     data: Path,
     ids: Collection[str],
     *,
     num_fewshot: int,
-    n_threads: int = 1,
+    n_threads: int,
     batch_sizes: Sequence[int] = (1,),
 ) -> list[dict[str, Any]]:
-    """lm-eval's `hf` backend in f32 on some questions of MMLU by its own tasks: one result a batch size.
-
-    Without a checkpoint no model is asked: what is told are the prompts.
-    """
+    """lm-eval's `hf` backend in f32 on some questions of MMLU by its own tasks: one result a batch size."""
     wanted = set(ids)
     subjects = sorted({id_.rpartition("-")[0] for id_ in wanted})
+    tasks = {subject: task_file(tool, f"mmlu/default/mmlu_{subject}") for subject in subjects}
     asked = {s: [row for row in mmlu_rows(data, "test", s) if row["id"] in wanted] for s in subjects}
     shots = {subject: mmlu_rows(data, "dev", subject) for subject in subjects}
     with tempfile.TemporaryDirectory(prefix="edgebench-parity-") as folder:
-        write_tasks(Path(folder), {s: mmlu_task(tool, s) for s in subjects}, asked, shots)
-        job = {"model": checkpoint and str(checkpoint), "tasks": folder, "num_fewshot": num_fewshot}
-        found: list[dict[str, Any]] = ask(
-            tool, {**job, "n_threads": n_threads, "batch_sizes": list(batch_sizes)}
-        )
+        write_tasks(Path(folder), tasks, asked, shots)
+        job = {"model": str(checkpoint), "tasks": folder, "num_fewshot": num_fewshot}
+        job |= {"n_threads": n_threads, "batch_sizes": list(batch_sizes)}
+        found: list[dict[str, Any]] = ask(tool, job)
     return found
 
 

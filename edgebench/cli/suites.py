@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import click
@@ -11,6 +12,9 @@ from edgebench.cli.output import Column, emit, emit_one, examples, output_option
 from edgebench.cli.suites_key import calibrate_key, score
 from edgebench.core.errors import SuiteError
 from edgebench.core.types import MEDICAL_NOTE
+
+SAMPLE_CHARS = 1200
+"""So much of a sample prompt is shown; `-o json` has all of it."""
 
 
 def _yes_no(value: object) -> str:
@@ -70,8 +74,22 @@ def suites_show(name: str, data: Path | None, output: str) -> None:
     from edgebench.session_suites import show_suite
 
     shown = show_suite(name, data)
-    emit_one(shown, output, name)
+    if output == "table":
+        prompts = shown.get("sample_prompt", {})
+        emit_one(shown | ({"sample_prompt": "below"} if prompts else {}), output, name)
+        _show_prompts(prompts)
+    else:
+        emit_one(shown, output, name)
     _stand_beside([shown])
+
+
+def _show_prompts(prompts: Mapping[str, Any]) -> None:
+    """One question as each scorer asks it: text, long ones cut short."""
+    for scorer, prompt in prompts.items():
+        text = prompt["context"]
+        cut = f"{text[:SAMPLE_CHARS]} […]" if len(text) > SAMPLE_CHARS else text
+        wanted = ", ".join(map(repr, prompt["continuations"])) or f"up to {prompt['n_gen']} tokens"
+        click.echo(f"{scorer}\n{indent(cut, '  | ')}\n  → {wanted}\n")
 
 
 @suites.command(

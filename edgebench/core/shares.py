@@ -147,13 +147,9 @@ def macro_f1_estimate(
 def _confusion(gold: Sequence[int], chosen: Sequence[int | None]) -> Floats:
     """A row per answer: hit, right and chosen of each class, 0 or 1."""
     n_classes = 1 + max([*gold, *(c for c in chosen if c is not None)])
-    rows = np.zeros((len(gold), 3, n_classes))
-    for row, key, choice in zip(rows, gold, chosen, strict=True):
-        row[1, key] = 1
-        if choice is not None:
-            row[2, choice] = 1
-            row[0, choice] = choice == key
-    return rows.reshape(len(gold), -1)
+    one_of = np.eye(n_classes + 1)[:, :-1]  # its last row, of no class, is all 0
+    right, choice = one_of[list(gold)], one_of[[n_classes if c is None else c for c in chosen]]
+    return np.hstack([right * choice, right, choice])
 
 
 def _macro_f1(totals: Floats) -> Floats:

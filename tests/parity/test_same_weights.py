@@ -9,14 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgebench.core.types import Scorer
-from edgebench.suites.fewshot import Shots
-from edgebench.suites.loader import load_pool, load_suite
-from edgebench.suites.prompts import build_prompt
-
 pytestmark = pytest.mark.slow
 
-SAMPLES = {0: 24, 5: 8}
+SAMPLES = {0: 16, 5: 8}
 """Worked examples -> questions asked with as many."""
 
 
@@ -40,27 +35,8 @@ def test_answers_agree(
     [theirs] = lm_eval.ask_mmlu(lm_eval_env, weights["checkpoint"], shared_data, ids, **how)
     for answers in ours.values():
         found = lm_eval.agreement(answers, theirs["questions"], num_fewshot=num_fewshot)
-        assert found.n + found.n_leaking == len(ids) >= limit
-        assert found.n_leaking <= 1
+        assert found.n == len(ids) >= limit
         assert found.unexplained == []
         assert len(found.gaps) <= 1
         # Two f32 computations in other orders of summation; a wrong prompt or split is off by tenths.
         assert found.largest_difference < 1e-3
-
-
-@pytest.mark.parametrize("num_fewshot", SAMPLES)
-def test_prompts_of_all_questions_are_the_same_bytes(
-    lm_eval: Any, lm_eval_env: Any, shared_data: Path, num_fewshot: int
-) -> None:
-    suite = load_suite("mmlu-medical", shared_data)
-    shots = Shots(suite, load_pool("mmlu-medical", shared_data), num_fewshot)
-    prompts = {q.id: build_prompt(suite, q, Scorer.LETTER, shots=shots.of(q)) for q in suite.questions}
-    [found] = lm_eval.ask_mmlu(lm_eval_env, None, shared_data, prompts.keys(), num_fewshot=num_fewshot)
-    theirs = found["questions"]
-    assert prompts.keys() == theirs.keys()
-    assert len(prompts) == 1_089
-    compared = [id_ for id_, prompt in prompts.items() if prompt.n_shots == num_fewshot]
-    assert len(prompts) - len(compared) <= 3  # questions that are worked examples as well
-    for id_ in compared:
-        assert list(prompts[id_].continuations) == theirs[id_]["continuations"]
-        assert {prompts[id_].context} == set(theirs[id_]["contexts"])
