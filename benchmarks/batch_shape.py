@@ -134,7 +134,8 @@ def _own_values(tensor: _Tensor, name: str, rows: Sequence[Row]) -> tuple[slice,
     """Positions and values, in place, of sequence 0; None where no axis is the batch's tokens."""
     if name.startswith(("kq-", "kq_")):  # one column per cache cell: its length is of the shape itself
         return None
-    axis = 2 if name.startswith(("Qcur", "Kcur", "Vcur")) and tensor.ne[2] > 1 else 1
+    flat = tensor.ne[1] == len(rows) and tensor.ne[2] == 1
+    axis = 2 if name.startswith(("Qcur", "Kcur", "Vcur")) and not flat else 1
     # After the last attention only the rows whose logits are wanted go on.
     among = (rows, [row for row in rows if row.wanted])
     of = next((each for each in among if len(each) == tensor.ne[axis]), ())
@@ -173,7 +174,7 @@ def batches(shape: str, prompt: Sequence[int], company: Sequence[int]) -> list[l
 def first_difference(a: Seen, b: Seen) -> str:
     """The earliest result that is not the same bits in both, and by how much; empty where none is."""
     for name, values in a.items():
-        apart = np.abs(values - b[name])
+        apart = np.abs(values - b.get(name, np.nan))
         if (largest := float(np.nan_to_num(apart).max())) > 0:
             return f"{name} {largest:.0e}"
     return ""

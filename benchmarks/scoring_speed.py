@@ -52,6 +52,8 @@ N_SAMPLE = 96
 """5-shot questions that the other programs are asked: whole groups, every subject."""
 BOUNDS = {0: 0.90, 5: 0.85}
 LOOP_LIMIT, LM_EVAL_LIMIT = 3.0, 3.5
+N_KILLED = 400
+"""Questions of the runs that are compared bit by bit."""
 KILLS_AT = (0.2, 0.5, 0.8)
 """Shares of the questions after which the run is killed."""
 
@@ -273,11 +275,11 @@ def lm_eval_seconds(settings: Settings, data: Path) -> float | None:
 
 def kills(artifact: Artifact, data: Path) -> bool:
     """Killed and resumed, shuffled, and cut short: the same bits as the uninterrupted run."""
-    _, _, reference = measured(artifact.path, data, "--scorer", "letter")
+    _, _, reference = measured(artifact.path, data, "--scorer", "letter", "--limit", str(N_KILLED))
     say(f"{len(reference)} answers to compare with")
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "cut.sqlite"
-        line = command(artifact.path, cut, data, "--scorer", "letter")
+        line = command(artifact.path, cut, data, "--scorer", "letter", "--limit", str(N_KILLED))
         for share in KILLS_AT:
             kill_at(line, cut, int(share * len(reference)))
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL)

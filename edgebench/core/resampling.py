@@ -54,8 +54,9 @@ def interval_of_mean(rows: Floats, *, seed: int = 0) -> tuple[float, float]:
 def cluster_bootstrap(clusters: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate | None:
     """Mean of all values, interval by drawing whole clusters again.
 
-    `n` counts values. None without values; no interval from a single cluster. Differences of two levels
-    have a form of their own in `core.paired`: most are 0, and draws of zeros know no doubt.
+    `n` counts values. None without values; no interval from a single cluster. Near the ends of what
+    values can be it is short: shares have `clustered_share`, and differences of two levels, most of
+    which are 0, `core.paired.bootstrap_difference`.
     """
     filled = [cluster for cluster in clusters if len(cluster)]
     if not filled:

@@ -44,7 +44,8 @@ def mean_of_parts(parts: Sequence[Estimate]) -> Estimate | None:
     """Unweighted mean of independent parts; its interval is put together from theirs.
 
     The distances from each part's value to its limits are added in squares, below and above apart
-    (Newcombe's MOVER): skewed parts keep their skew, and shares stay in [0, 1]. `n` counts all answers.
+    (Newcombe's MOVER): skewed parts keep their skew, and shares stay in [0, 1]. Parts of a dozen answers
+    make it a little short: 92 to 93 % in simulations. `n` counts all answers.
     """
     if not parts:
         return None
