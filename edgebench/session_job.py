@@ -44,10 +44,12 @@ class Job:
 
     @property
     def scheme_sha256(self) -> str | None:
-        """What decides how questions are scored, the engine's build and threads left out."""
+        """What decides how questions are scored, the engine's build left out."""
         if self.suite is None:
             return None
-        settings = {k: self.config["settings"][k] for k in _SCHEME_SETTINGS}
+        # Written token by token, so that with a long cache threads have a say.
+        keys = (*_SCHEME_SETTINGS, *(("n_threads",) if self.scorer is Scorer.GENERATE else ()))
+        settings = {k: self.config["settings"][k] for k in keys}
         return sha256_json({**{k: self.config[k] for k in _SCHEME}, **settings})
 
     @property

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgebench.core.paired import clustered_difference, clustered_p, minimal_detectable_difference
-from edgebench.core.resampling import cluster_bootstrap
+from edgebench.core.paired import (
+    bootstrap_difference,
+    clustered_difference,
+    clustered_p,
+    minimal_detectable_difference,
+)
 from edgebench.core.shares import independent_answers
 from edgebench.core.stats import Estimate, mcnemar_mid_p, mcnemar_p, paired_difference
 from edgebench.core.types import Mode, Shape, Status
@@ -80,7 +84,7 @@ class Flips:
     @property
     def bootstrap(self) -> Estimate | None:
         """The same difference with a bootstrap over questions, where they were asked more than once."""
-        return cluster_bootstrap(self.clusters) if self.is_clustered and self.clusters else None
+        return bootstrap_difference(self.clusters) if self.is_clustered and self.clusters else None
 
     @property
     def detectable(self) -> float | None:

@@ -15,6 +15,7 @@ hub = "org/name"             # or url = "https://…/": where `suites fetch` get
 revision = "…"               # the commit
 options = ["yes", "no"]      # where every question has the same
 drop_options = ["N/A"]       # what stands for an option that is none
+keep_blanks = false          # of questions at their ends: lm-eval keeps them in some suites
 worked_prefix = "A: "        # what `worked` begins with beyond the prompt's own words
 where = { category = "health" }                 # rows to keep
 ids = { path = "test_ids.json" }                # only these are scored; the others are left to `dev`
@@ -93,6 +94,7 @@ class Form:
     options: tuple[str, ...] = ()
     drop_options: tuple[str, ...] = ()
     worked_prefix: str = ""
+    keep_blanks: bool = False
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hub: str = ""
     url: str = ""
@@ -276,7 +278,8 @@ def _form(raw: Mapping[str, Any], first: Form | None) -> Form:
             key: [replace(file, sha256=None) for file in getattr(first, key)] for key in ("files", "dev")
         }
         raw = {"folder": first.folder, "root": first.root, **unpinned, **raw}
-    for key, kind in (("fields", dict), ("where", dict), ("header", bool), ("worked_prefix", str)):
+    kinds = {"fields": dict, "where": dict, "header": bool, "keep_blanks": bool, "worked_prefix": str}
+    for key, kind in kinds.items():
         if key in raw and not isinstance(raw[key], kind):
             raise ValueError(f"data.{key} is a {type(raw[key]).__name__}")
     texts = {key: _texts(raw[key], f"data.{key}") for key in ("options", "drop_options") if key in raw}

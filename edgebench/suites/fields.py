@@ -28,15 +28,16 @@ def subject_of(form: Form, file: DataFile, row: Any) -> str:
 def make_question(form: Form, row: Any, *, question_id: str, subject: str) -> Question:
     """The question a row holds."""
     fields = form.fields
-    text = _text(_cell(row, fields["question"]), "the question")
+    # Blanks at the ends of options are kept, as lm-eval keeps them; of questions where its task does.
+    text = _text(_cell(row, fields["question"]), "the question", strip=not form.keep_blanks)
     given = form.options or _choices(row, fields["choices"])
-    kept = [i for i, choice in enumerate(given) if choice not in form.drop_options]
+    kept = [i for i, choice in enumerate(given) if choice.strip() not in form.drop_options]
     choices = tuple(given[i] for i in kept)
-    if not text:
+    if not text.strip():
         raise ValueError("the question is empty")
     if not question_id:
         raise ValueError("the id is empty")
-    if not 2 <= len(choices) <= len(LETTERS) or not all(choices):
+    if not 2 <= len(choices) <= len(LETTERS) or not all(choice.strip() for choice in choices):
         raise ValueError(f"a question needs 2 to {len(LETTERS)} options, none of them empty")
     answer = None
     if form.answer != "none":
@@ -67,10 +68,10 @@ def _cell(row: Any, key: int | str) -> Any:
     raise ValueError(f"field {key!r} does not fit this file: name columns when it has names")
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, what: str, *, strip: bool = True) -> str:
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise ValueError(f"{what} is not text but {type(value).__name__}")
-    text = str(value).strip()
+    text = str(value).strip() if strip else str(value)
     if not text.isascii():
         text.encode()  # half a surrogate pair, which JSON can spell, is no text: a ValueError
     return text
@@ -87,7 +88,7 @@ def _choices(row: Any, key: int | str | Sequence[int | str]) -> tuple[str, ...]:
         raise ValueError(f"the options are not a list but {type(cells).__name__}")
     if None in cells:
         raise ValueError("an option is null")
-    return tuple(_text(cell, "an option") for cell in cells)
+    return tuple(_text(cell, "an option", strip=False) for cell in cells)
 
 
 def _answer(value: Any, form: str, given: Sequence[str]) -> int:
@@ -97,7 +98,8 @@ def _answer(value: Any, form: str, given: Sequence[str]) -> int:
         case "letter":
             index = LETTERS.find(text.upper()) if len(text) == 1 else -1
         case "text":
-            index = given.index(text) if given.count(text) == 1 else -1
+            plain = [choice.strip() for choice in given]
+            index = plain.index(text) if plain.count(text) == 1 else -1
         case _ if text.isdecimal() and text.isascii():
             index = int(text[:9]) - (form == "number")
     if not 0 <= index < len(given):

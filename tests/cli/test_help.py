@@ -69,7 +69,8 @@ def test_every_option_is_explained(verb):
 
 
 @pytest.mark.parametrize(
-    "verb", [verb for verb in VERBS if verb[0] in ("run", "sweep", "compare", "pareto", "order", "runs", "db")]
+    "verb",
+    [v for v in VERBS if v[0] in ("run", "sweep", "compare", "pareto", "order", "runs", "db")],
 )
 def test_every_verb_that_touches_results_takes_db(verb):
     if not isinstance(VERBS[verb], click.Group):

@@ -73,12 +73,14 @@ def main() -> None:
 
 
 def load(kind: str, folder: Path) -> Any:
-    runner: Any
     if kind == "onnx":
-        from edgebench.runners.onnx import Onnx as runner
+        from edgebench.runners.onnx import Onnx
+
+        session: Any = Onnx().load(folder, Settings(n_threads=1))
     else:
-        from edgebench.runners.torch_runner import Torch as runner
-    session = runner().load(folder, Settings(n_threads=1))
+        from edgebench.runners.torch_runner import Torch
+
+        session = Torch().load(folder, Settings(n_threads=1))
     session.open(n_ctx=768, n_seq_max=8)
     return session
 

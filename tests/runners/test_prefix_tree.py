@@ -35,14 +35,10 @@ def test_every_prompt_can_be_read_back(items: list[Item], shared: list[int], n_c
                 walked = path(tree, seq)
                 assert [row.token for row in walked][: len(whole) - len(shared)] == whole[len(shared) :]
                 # Positions of a sequence follow each other, from where the shared tokens end.
-                assert [row.position for row in walked] == list(
-                    range(len(shared), len(shared) + len(walked))
-                )
+                assert [row.position for row in walked] == list(range(len(shared), len(shared) + len(walked)))
                 assert len(rows) == len(continuation)
                 assert all(tree.rows[row].wanted for row in rows)
-                assert [tree.rows[row].position for row in rows] == list(
-                    range(len(context) - 1, len(whole))
-                )
+                assert [tree.rows[row].position for row in rows] == list(range(len(context) - 1, len(whole)))
     assert next(rest, None) is None
 
 

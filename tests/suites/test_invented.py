@@ -189,9 +189,9 @@ def test_mmlu_pro_shows_worked_examples_as_its_authors_do(tmp_path: Path, write:
     assert prompt.context == (
         "The following are multiple choice questions (with answers) about computer science. Think step by "
         'step and then finish your answer with "the answer is (X)" where X is the correct letter choice.\n'
-        f"Question:\nHow much is question 2?\nOptions:\n{listed.format(2, 2, 2, 2)}"
+        f"Question:\nHow much is question 2?\n\nOptions:\n{listed.format(2, 2, 2, 2)}"
         "Answer: Let's think step by step. One and one is two. The answer is (C).\n\n"
-        f"Question:\nHow much is question 3?\nOptions:\n{listed.format(3, 3, 3, 3)}"
+        f"Question:\nHow much is question 3?\n\nOptions:\n{listed.format(3, 3, 3, 3)}"
         "Answer: Let's think step by step."
     )
 

