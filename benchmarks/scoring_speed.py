@@ -1,13 +1,14 @@
 """How close scoring comes to what the engine can do, and how far it is ahead of the usual ways.
 
-    python benchmarks/scoring_speed.py --data DIR [--level q8_0] [--only bounds|others|kills]
+    python benchmarks/scoring_speed.py --data DIR [--level q8_0] [--threads N] [--only PART]
 
 One sitting, one model, the same threads; mmlu-medical by letters, through `edgebench run`, from the loaded
 model to the last stored answer.
 
 bounds   0-shot: the time the distinct prompt tokens would take at pp512. 5-shot: the sum over subjects of
          distinct tokens at that subject's pp512@d<its worked examples>. Both measured before and after.
-         Cloze is reported by prompt and option tokens. Peak memory stands beside each.
+         Peak memory stands beside each.
+cloze    0-shot, by prompt and option tokens; reported only.
 others   the same 5-shot questions by a loop over llama-cpp-python's high-level class that resets before
          each, and by lm-eval's hf backend in f32 at its best batch size, against the f32 file of the same
          weights and against the level.
@@ -141,17 +142,21 @@ def rates(
     return found
 
 
-def command(path: Path, db: Path, data: Path, *more: str) -> list[str]:
+def command(path: Path, db: Path, settings: Settings, data: Path, *more: str) -> list[str]:
     """The documented command."""
     words = ["edgebench", "run", "-m", str(path), "--suite", SUITE, "--mode", "accuracy"]
-    return [sys.executable, "-m", *words, "--data", str(data), "--db", str(db), *more]
+    where = ["--data", str(data), "--db", str(db), "-t", str(settings.n_threads)]
+    return [sys.executable, "-m", *words, *where, *more]
 
 
-def measured(path: Path, data: Path, *more: str) -> tuple[float, int, list[tuple[str, str]]]:
+def measured(
+    path: Path, settings: Settings, data: Path, *more: str
+) -> tuple[float, int, list[tuple[str, str]]]:
     """(seconds from the loaded model to the last stored answer, peak memory, answers) of a run."""
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder) / "run.sqlite"
-        subprocess.run(command(path, db, data, *more), check=True, stdout=subprocess.DEVNULL)
+        line = command(path, db, settings, data, *more)
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return scoring_s(db), peak_bytes(db), answers(db)
 
 
@@ -186,7 +191,9 @@ def bounds(artifact: Artifact, settings: Settings, data: Path) -> bool:
         asked = count_tokens(artifact, settings, data, n_shots, Scorer.LETTER)
         depths = {name: n if n_shots else 0 for name, n in asked.n_shared.items()}
         before = rates(artifact, settings, list(depths.values()), 3)
-        took_s, peak, _ = measured(artifact.path, data, "--scorer", "letter", "--num-fewshot", str(n_shots))
+        took_s, peak, _ = measured(
+            artifact.path, settings, data, "--scorer", "letter", "--num-fewshot", str(n_shots)
+        )
         after = rates(artifact, settings, list(depths.values()), 3)
         bound_s = sum(
             n / median([before[depths[name]], after[depths[name]]]) for name, n in asked.n_unique.items()
@@ -199,15 +206,19 @@ def bounds(artifact: Artifact, settings: Settings, data: Path) -> bool:
             f" {took_s:.1f} s, {sum(asked.n_unique.values())} distinct of {asked.n_all} tokens,"
             f" pp512 t/s {told}; peak memory {peak / 2**20:.0f} MiB"
         )
+    return ok
+
+
+def cloze(artifact: Artifact, settings: Settings, data: Path) -> None:
+    """By prompt and option tokens; options of several tokens make small branches, so there is no limit."""
     asked = count_tokens(artifact, settings, data, 0, Scorer.CLOZE)
     rate = rates(artifact, settings, [0], 3)[0]
-    took_s, peak, _ = measured(artifact.path, data, "--scorer", "cloze")
+    took_s, peak, _ = measured(artifact.path, settings, data, "--scorer", "cloze")
     n = sum(asked.n_unique.values())
     print(
         f"{artifact.quant.name} cloze 0-shot: {n / rate / took_s:.1%} of the bound; {took_s:.1f} s,"
         f" {n} distinct prompt and option tokens; peak memory {peak / 2**20:.0f} MiB"
     )
-    return ok
 
 
 def others(artifact: Artifact, exact: Artifact, settings: Settings, data: Path) -> bool:
@@ -221,19 +232,17 @@ def others(artifact: Artifact, exact: Artifact, settings: Settings, data: Path) 
     ours = {}
     for one in (exact, artifact):
         took_s, peak, found = measured(
-            one.path, data, "--scorer", "letter", "--num-fewshot", "5", "--limit", str(N_SAMPLE)
+            one.path, settings, data, "--scorer", "letter", "--num-fewshot", "5", "--limit", str(N_SAMPLE)
         )
         ours[one.quant.name] = took_s / len(found)
         say(f"edgebench {one.quant.name}: {took_s / len(found):.3f} s a question, {peak / 2**20:.0f} MiB")
-    ok = True
-    for one in (exact, artifact):
-        loop_s = loop(one, settings, prompts) / len(prompts)
-        ratio = loop_s / ours[one.quant.name]
-        ok &= ratio >= LOOP_LIMIT
-        print(
-            f"{one.quant.name}: {ratio:.2f} x a resetting loop ({loop_s:.3f} s a question;"
-            f" limit {LOOP_LIMIT})"
-        )
+    loop_s = loop(artifact, settings, prompts) / len(prompts)
+    ratio = loop_s / ours[artifact.quant.name]
+    ok = ratio >= LOOP_LIMIT
+    print(
+        f"{artifact.quant.name} letter 5-shot: {ratio:.2f} x a resetting loop"
+        f" ({loop_s:.3f} s a question; limit {LOOP_LIMIT})"
+    )
     lm_eval = lm_eval_seconds(settings, data)
     if lm_eval is None:
         print("lm-eval: could not be had, not measured")
@@ -274,13 +283,13 @@ def lm_eval_seconds(settings: Settings, data: Path) -> Mapping[str, Any] | None:
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def kills(artifact: Artifact, data: Path) -> bool:
+def kills(artifact: Artifact, settings: Settings, data: Path) -> bool:
     """Killed and resumed, shuffled, and cut short: the same bits as the uninterrupted run."""
-    _, _, reference = measured(artifact.path, data, "--scorer", "letter", "--limit", str(N_KILLED))
+    _, _, reference = measured(artifact.path, settings, data, "--scorer", "letter", "--limit", str(N_KILLED))
     say(f"{len(reference)} answers to compare with")
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "cut.sqlite"
-        line = command(artifact.path, cut, data, "--scorer", "letter", "--limit", str(N_KILLED))
+        line = command(artifact.path, cut, settings, data, "--scorer", "letter", "--limit", str(N_KILLED))
         for share in KILLS_AT:
             kill_at(line, cut, int(share * len(reference)))
         subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
@@ -289,7 +298,7 @@ def kills(artifact: Artifact, data: Path) -> bool:
         shutil.copytree(data / "mmlu", mixed / "mmlu")
         for path in (mixed / "mmlu" / "test").glob("*.csv"):
             shuffle(path)
-        _, _, found = measured(artifact.path, mixed, "--scorer", "letter", "--limit", "200")
+        _, _, found = measured(artifact.path, settings, mixed, "--scorer", "letter", "--limit", "200")
         shuffled = set(found) <= set(reference) and len(found) >= 200
     print(
         f"{artifact.quant.name}: killed 3 times and resumed: {'identical' if resumed else 'DIFFERENT'};"
@@ -337,11 +346,12 @@ def main() -> int:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEBENCH_DATA"))
     parser.add_argument("--level", default="q8_0")
-    parser.add_argument("--only", choices=["bounds", "others", "kills"])
+    parser.add_argument("--only", choices=["bounds", "cloze", "others", "kills"])
+    parser.add_argument("--threads", type=int, default=default_threads())
     args = parser.parse_args()
     if args.data is None:
         parser.error("--data DIR is needed: the folder that holds mmlu/test/*.csv")
-    settings = Settings(n_threads=default_threads())
+    settings = Settings(n_threads=args.threads)
     parent = resolve(MODEL, say)
 
     def level(name: str) -> Artifact:
@@ -350,10 +360,12 @@ def main() -> int:
     artifact, ok = level(args.level), True
     if args.only in (None, "bounds"):
         ok &= bounds(artifact, settings, args.data)
+    if args.only in (None, "cloze"):
+        cloze(artifact, settings, args.data)
     if args.only in (None, "others"):
         ok &= others(artifact, level("f32"), settings, args.data)
     if args.only in (None, "kills"):
-        ok &= kills(artifact, args.data)
+        ok &= kills(artifact, settings, args.data)
     print("within all limits" if ok else "OUTSIDE a limit")
     return 0 if ok else 1
 
