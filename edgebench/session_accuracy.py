@@ -24,24 +24,28 @@ def score_groups(session: Session, job: Mapping[str, Any]) -> Iterator[Mapping[s
     """Score the job's `wanted` groups (by index, in that order), one result a group.
 
     Groups of one deck (a subject) begin alike; what they share is evaluated once for as long as they
-    follow each other. It is taken from *all* groups of the deck, and the cache is sized from all groups,
-    so a resumed run works in the very same shapes as an uninterrupted one.
+    follow each other. It follows from *all* prompts of the deck, so a resumed run works in the very same
+    shapes as an uninterrupted one. Prompts are tokenized when their turn comes.
     """
     shape, n_cells, n_gen = Shape(job["shape"]), int(job["n_cells"]), int(job.get("n_gen", 0))
-    groups = [[_tokens(session, prompt, job) for prompt in group] for group in job["groups"]]
-    shared = _shared(groups, job.get("decks") or [""] * len(groups))
-    _open(session, groups, shared, n_cells, n_gen)
+    groups, decks = job["groups"], _decks(job)
+    beginnings = _beginnings(session, job)
+    n_ctx = _open(session, job, beginnings)
     for index in job["wanted"]:
-        prompts, items, common = job["groups"][index], [item for item, _ in groups[index]], shared[index]
         start = time.perf_counter_ns()
+        tokenized = [_tokens(session, prompt, job) for prompt in groups[index]]
+        items = [item for item, _ in tokenized]
+        shared = _shared(beginnings.get(decks[index], ()), items)
+        if (n_needed := _n_needed(items, shared, job)) > n_ctx:
+            n_ctx = _reopen(session, job, n_needed)
         if n_gen:
-            found = _written(session, items, common, job)
+            found = _written(session, items, shared, job)
         else:
-            found = _scored(session, items, common, shape, n_cells)
+            found = _scored(session, items, shared, shape, n_cells)
         yield {
             "group": index,
             "group_s": (time.perf_counter_ns() - start) * 1e-9,
-            "group_sha256": sha256_json([shape.value, n_cells, n_gen, list(common), _listed(items)]),
+            "group_sha256": sha256_json([shape.value, n_cells, n_gen, list(shared), _listed(items)]),
             "answers": [
                 {
                     "question_id": prompt["id"],
@@ -51,7 +55,7 @@ def score_groups(session: Session, job: Mapping[str, Any]) -> Iterator[Mapping[s
                     "n_cut": n_cut,
                     **answer,
                 }
-                for prompt, (item, n_cut), answer in zip(prompts, groups[index], found, strict=True)
+                for prompt, (item, n_cut), answer in zip(groups[index], tokenized, found, strict=True)
             ],
         }
 
@@ -88,36 +92,72 @@ def _written(
     return found
 
 
-def _open(
-    session: Session,
-    groups: Sequence[Sequence[tuple[Item, int]]],
-    shared: Sequence[Sequence[int]],
-    n_cells: int,
-    n_gen: int,
-) -> None:
-    """A cache for the largest group: its shared beginning, one batch of what branches off it, its texts."""
-    n_needed, n_seqs = n_cells, 1
-    for group, common in zip(groups, shared, strict=True):
-        own = [len(c) + sum(len(x) for x in conts) for (c, conts), _ in group]
-        longest = max(max(own), n_cells + len(common))
-        n_needed = max(n_needed, longest + n_gen * len(group))
-        n_seqs = max(n_seqs, sum(max(len(conts), 1) for (_, conts), _ in group))
-    session.open(n_ctx=-(-n_needed // CTX_STEP) * CTX_STEP, n_seq_max=1 + n_seqs)
+def _open(session: Session, job: Mapping[str, Any], beginnings: Mapping[str, Sequence[int]]) -> int:
+    """A cache for what is probably the largest group, and how large it is.
+
+    Only the longest text of each deck is tokenized for it. A cache's size moves no score.
+    """
+    longest: dict[str, Mapping[str, Any]] = {}
+    for deck, prompt in _with_deck(job):
+        if deck not in longest or len(prompt["context"]) > len(longest[deck]["context"]):
+            longest[deck] = prompt
+    n_needed = 0
+    for deck, prompt in longest.items():
+        items = [_tokens(session, prompt, {**job, "truncate": True})[0]]
+        shared = _shared(beginnings.get(deck, ()), items)
+        n_needed = max(n_needed, _n_needed(items, shared, job))
+    return _reopen(session, job, n_needed)
 
 
-def _shared(groups: Sequence[Sequence[tuple[Item, int]]], decks: Sequence[str]) -> list[Sequence[int]]:
-    """Group -> the tokens that it begins with as all of its deck do; nothing where a prompt was cut."""
-    common: dict[str, Sequence[int]] = {}
-    for group, deck in zip(groups, decks, strict=True):
-        for (context, _), n_cut in group if deck else ():
-            if not n_cut:
-                # At least one token of each context stays its own.
-                common[deck] = _common(common.get(deck, context[:-1]), context[:-1])
-    found: list[Sequence[int]] = []
-    for group, deck in zip(groups, decks, strict=True):
-        begins = common.get(deck, ()) if deck and not any(n_cut for _, n_cut in group) else ()
-        found.append(begins if len(begins) >= MIN_SHARED else ())
+def _reopen(session: Session, job: Mapping[str, Any], n_needed: int) -> int:
+    n_ctx = -(-n_needed // CTX_STEP) * CTX_STEP
+    n_seqs = max(sum(max(len(prompt["continuations"]), 1) for prompt in group) for group in job["groups"])
+    session.open(n_ctx=n_ctx, n_seq_max=1 + n_seqs)
+    return n_ctx
+
+
+def _n_needed(items: Sequence[Item], shared: Sequence[int], job: Mapping[str, Any]) -> int:
+    """Cells that a group takes at most: what is shared, one batch behind it, its texts; or a long prompt."""
+    longest = max(len(context) + sum(map(len, continuations)) for context, continuations in items)
+    n_written = job.get("n_gen", 0) * max(map(len, job["groups"]))
+    return int(max(longest, len(shared) + job["n_cells"]) + n_written)
+
+
+def _decks(job: Mapping[str, Any]) -> Sequence[str]:
+    return job.get("decks") or [""] * len(job["groups"])
+
+
+def _with_deck(job: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for group, deck in zip(job["groups"], _decks(job), strict=True):
+        for prompt in group:
+            yield deck, prompt
+
+
+def _beginnings(session: Session, job: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """Deck -> the tokens that its prompts begin with, up to the end of a line where there is one.
+
+    What the first and the last of the sorted texts share, all texts between them share.
+    """
+    ends: dict[str, tuple[str, str]] = {}
+    for deck, prompt in _with_deck(job):
+        if deck:
+            text = prompt["context"]
+            low, high = ends.get(deck, (text, text))
+            ends[deck] = (min(low, text), max(high, text))
+    found: dict[str, Sequence[int]] = {}
+    for deck, pair in ends.items():
+        low_tokens, high_tokens = (session.tokenize(_text(session, text, job)) for text in pair)
+        tokens = _common(low_tokens, high_tokens)
+        lines = [i for i, token in enumerate(tokens, 1) if session.piece(token).endswith(b"\n")]
+        found[deck] = array("i", tokens[: lines[-1]] if lines else tokens)
     return found
+
+
+def _shared(beginning: Sequence[int], items: Sequence[Item]) -> Sequence[int]:
+    """A deck's beginning, where all these prompts go on after it: not where one was cut from the left."""
+    n = len(beginning)
+    fits = all(len(context) > n and context[:n] == beginning for context, _ in items)
+    return beginning if n >= MIN_SHARED and fits else ()
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> Sequence[int]:
@@ -134,7 +174,7 @@ def _tokens(session: Session, prompt: Mapping[str, Any], job: Mapping[str, Any])
 
     The same number of tokens as lm-eval cuts; with `truncate` off, ModelError.
     """
-    text = session.chat_prompt(prompt["context"])[0] if job.get("chat") else prompt["context"]
+    text = _text(session, prompt["context"], job)
     context, continuations = split_tokens(session, text, prompt["continuations"])
     if not all(continuations):
         raise ModelError(f"question {prompt['id']}: an option adds no token to the prompt")
@@ -147,6 +187,10 @@ def _tokens(session: Session, prompt: Mapping[str, Any], job: Mapping[str, Any])
             "fewer worked examples, or let it be cut from the left: leave out --no-truncate",
         )
     return (array("i", context[n_cut:]), [array("i", c) for c in continuations]), n_cut
+
+
+def _text(session: Session, context: str, job: Mapping[str, Any]) -> str:
+    return session.chat_prompt(context)[0] if job.get("chat") else context
 
 
 def split_tokens(

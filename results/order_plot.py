@@ -109,7 +109,7 @@ def _draw(axes: Axes, level: LevelOrder, top: float) -> None:
             places,
             [share.value for share in level.graded.gold_at],
             yerr=_bars(level.graded.gold_at),
-            fmt="o-",
+            fmt="o",
             color=RIGHT,
             markersize=4.5,
             linewidth=1.1,
@@ -119,7 +119,7 @@ def _draw(axes: Axes, level: LevelOrder, top: float) -> None:
         )
     axes.set_title(_heading(level), fontsize=8.5, loc="left", linespacing=1.3)
     axes.set_xticks(list(places), [place_name(place) for place in places])
-    axes.set_ylim(0, top)
+    axes.set_ylim(0, 1.03 * top)  # a point at the top is seen whole
     axes.tick_params(labelsize=8, length=2)
     axes.grid(visible=True, axis="y", color="#E6E6E6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -156,7 +156,7 @@ def _legend(figure: Figure, levels: Sequence[LevelOrder], at: tuple[float, float
         handles.insert(1, Patch(color=LEANS, label="leans on this place"))
     if any(level.graded for level in levels):
         label = "right, where the right option stood here"
-        handles.append(Line2D([], [], color=RIGHT, marker="o", markersize=4.5, linewidth=1.1, label=label))
+        handles.append(Line2D([], [], color=RIGHT, marker="o", markersize=4.5, linewidth=0, label=label))
     figure.legend(
         handles=handles,
         loc="upper left",

@@ -5,14 +5,13 @@ only clusters are.
 """
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.numeric import t_quantile
-from edgebench.core.stats import N_BOOTSTRAP, Estimate
+from edgebench.core.stats import N_BOOTSTRAP
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,22 +48,3 @@ def interval_of_mean(rows: Floats, *, seed: int = 0) -> tuple[float, float]:
     """The bootstrap's 95 % interval of sum / size; a row is the sum and the size of a cluster."""
     totals = resampled_totals(rows, seed=seed)
     return percentile_interval(totals[:, 0] / totals[:, 1], len(rows))
-
-
-def cluster_bootstrap(clusters: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate | None:
-    """Mean of all values, interval by drawing whole clusters again.
-
-    `n` counts values. None without values; no interval from a single cluster. Near the ends of what
-    values can be it is short: shares have `clustered_share`, and differences of two levels, most of
-    which are 0, `core.paired.bootstrap_difference`.
-    """
-    filled = [cluster for cluster in clusters if len(cluster)]
-    if not filled:
-        return None
-    n = sum(map(len, filled))
-    value = sum(map(sum, filled)) / n
-    if len(filled) < 2:
-        return Estimate(value=value, ci_low=None, ci_high=None, n=n)
-    rows = np.array([(sum(cluster), len(cluster)) for cluster in filled], dtype=float)
-    low, high = interval_of_mean(rows, seed=seed)
-    return Estimate(value=value, ci_low=low, ci_high=high, n=n)

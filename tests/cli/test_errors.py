@@ -30,7 +30,7 @@ def told(done, code, *words):
     [
         (("-m", "smolm2-135m"), "did you mean smollm2-135m?"),
         (("-m", "smollm2-135m", "--quant", "q4_9"), "q4_"),
-        (("--suite", "everyda"), "did you mean everyday?"),
+        (("--suite", "everyda"), "did you mean everyday"),
         (("--device", "locl"), "did you mean local"),
         (("--runner", "llama-cpp"), "did you mean llama_cpp"),
         (("-m", "someone/some-model"), "use one of: smollm2-135m"),
@@ -50,7 +50,7 @@ def test_what_nobody_knows_is_a_usage_error_before_anything_is_made(edgebench, t
 @pytest.mark.parametrize(
     ("args", "offered"),
     [
-        (("suites", "show", "everyda"), "did you mean everyday?"),
+        (("suites", "show", "everyda"), "did you mean everyday"),
         (("models", "show", "smolm2"), "smollm2-135m"),
         (("devices", "show", "locl"), "local"),
         (("runners", "build", "llama"), "llama_cpp"),
@@ -212,7 +212,7 @@ def test_a_malformed_definition_is_named(own_suite, toy, edgebench, toml, word):
 
 def test_a_suite_without_its_data_says_which_flag_to_give(toy, edgebench):
     done = edgebench("run", "-m", toy(), "--suite", "mmlu-medical", "--mode", "accuracy")
-    told(done, 1, "needs its data folder", "--data DIR or set EDGEBENCH_DATA")
+    told(done, 1, "needs its data", "edgebench suites fetch mmlu-medical, or give --data DIR")
 
 
 def test_a_data_folder_without_the_data_names_the_missing_file(toy, edgebench, tmp_path):
