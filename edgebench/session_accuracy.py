@@ -180,6 +180,12 @@ def _tokens(session: Session, prompt: Mapping[str, Any], job: Mapping[str, Any])
         raise ModelError(f"question {prompt['id']}: an option adds no token to the prompt")
     longest = max((len(c) for c in continuations), default=0)
     room = session.n_ctx_train - (longest - 1 if continuations else job.get("n_gen", 0))
+    if room < 1:
+        raise ModelError(
+            f"question {prompt['id']}: its answer alone fills the model's context of {session.n_ctx_train}"
+            " tokens",
+            "ask by --scorer letter, or take a model with a longer context",
+        )
     n_cut = max(len(context) - room, 0)
     if n_cut and not job.get("truncate", True):
         raise ModelError(
