@@ -148,13 +148,6 @@ def fetch_suite(name: str, say: Say) -> Path:
     return fetch(find_definition(name), say)
 
 
-def ensure_data(name: str, data: Path | None, say: Say) -> None:
-    """Fetch a suite's files, unless they are in reach already."""
-    definition = find_definition(name)
-    if _reach(definition, data):
-        fetch(definition, say)
-
-
 def add_suite(path: Path, data: Path | None) -> Definition:
     """Adopt a user's suite file: checked, copied with the data beside it, from now on known by its name."""
     definition = read_definition(path)

@@ -121,6 +121,13 @@ def test_blanks_at_the_end_of_a_context_belong_to_the_continuation() -> None:
         list(score_groups(Listening({}), job))
 
 
+def test_an_answer_longer_than_the_context_is_refused() -> None:
+    prompt = {"id": "q", "context": "Answer:", "continuations": [], "rotation": 0, "n_shots": 0}
+    job = {"groups": [[prompt]], "wanted": [0], "shape": "grouped", "n_cells": 64, "n_gen": 8192}
+    with pytest.raises(ModelError, match="question q: its answer alone fills"):
+        list(score_groups(SyntheticSession({}), job))
+
+
 def test_what_a_killed_quantizer_left_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Callable[..., Path]
 ) -> None:
