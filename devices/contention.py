@@ -36,15 +36,16 @@ class CpuTimes:
 
     @classmethod
     def read(cls, *pids: int) -> "CpuTimes | None":
-        """Now; None where there is no /proc. `pids` are ours, live children not included."""
+        """Now; None where there is no /proc. `pids` are ours, as are their children that have ended."""
         tick = 1 / os.sysconf("SC_CLK_TCK")
         try:
             first = Path("/proc/stat").read_text().split("\n", 1)[0]
             own = 0.0
             for pid in pids:
-                # Fields after the command name, which may hold blanks: utime and stime are 14th and 15th.
+                # Fields after the command name, which may hold blanks: the 14th to 17th are user and system
+                # time, of the process and of children it has waited for (a meter's program, run for a look).
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                own += (int(fields[11]) + int(fields[12])) * tick
+                own += sum(map(int, fields[11:15])) * tick
         except OSError:
             return None
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first.split()[1:9])

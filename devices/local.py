@@ -1,13 +1,14 @@
-"""This computer as a device and an environment. Facts that can't be read stay None."""
+"""This computer as a device. Facts that can't be read stay None."""
 
 import os
 import platform
 import re
-from pathlib import Path
 
-from edgebench.core.cpu import cpu_flags, cpuinfo
-from edgebench.core.hashing import sha256_json
-from edgebench.core.types import DeviceProfile, Environment
+from edgebench.core.cpu import cpu_flags
+from edgebench.core.types import DeviceProfile
+from edgebench.devices.environment import cpu_name as cpu_name
+from edgebench.devices.environment import local_environment as local_environment
+from edgebench.devices.environment import usable_cores
 
 
 def local_device() -> DeviceProfile:
@@ -29,66 +30,9 @@ def local_device() -> DeviceProfile:
     )
 
 
-def local_environment() -> Environment:
-    """The software and slow state around a run; changes of it start new runs instead of mixing."""
-    facts = {
-        "os": _os_name(),
-        "kernel": platform.release(),
-        "cpu": cpu_name(),
-        "n_cores_usable": _usable_cores(),
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "transparent_hugepages": _first_line("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "python": platform.python_version(),
-        "virtual_machine": "hypervisor" in cpu_flags(),
-        "on_battery": _on_battery(),
-    }
-    return Environment(
-        id=sha256_json(facts)[:16],
-        os=str(facts["os"]),
-        kernel=platform.release(),
-        cpu=cpu_name(),
-        governor=facts["governor"] if isinstance(facts["governor"], str) else None,
-        on_battery=_on_battery(),
-        facts=facts,
-    )
-
-
-def cpu_name() -> str:
-    """The processor's marketing name, or the architecture."""
-    return cpuinfo("model name", "hardware") or platform.processor() or platform.machine() or "unknown"
-
-
 def default_threads() -> int:
     """Physical cores this process may use: llama.cpp's own default, and the fastest on most machines."""
     import psutil
 
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return max(1, min(physical, _usable_cores()))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
-    except OSError:
-        return f"{platform.system()} {platform.release()}"
-
-
-def _on_battery() -> bool | None:
-    """True when a battery discharges; None where there is no power supply to ask."""
-    states = [_first_line(str(p)) for p in Path("/sys/class/power_supply").glob("*/status")]
-    return any(state == "Discharging" for state in states) if states else None
-
-
-def _first_line(path: str) -> str | None:
-    return next(iter(_lines(path)), None)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    return max(1, min(physical, usable_cores()))

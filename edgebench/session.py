@@ -4,25 +4,32 @@ A process that dies fails its run with the reason and the rest goes on. Killed a
 command finds what is stored and does only what is missing.
 """
 
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from edgebench.core.errors import EdgebenchError, ModelError, StoreError
 from edgebench.core.hashing import sha256_text
 from edgebench.core.paths import cache_dir
-from edgebench.core.types import Artifact, Mode, Status
+from edgebench.core.types import Artifact, Evidence, Format, Mode, Status
 from edgebench.quantize.manifest import manifest_of
 from edgebench.results.store import Store
 from edgebench.session_cell import Cell, Outcome, Watcher
+from edgebench.session_git import git_state
 from edgebench.session_job import Job
+from edgebench.session_limits import limit_facts, limits_of, model_shape
 from edgebench.session_models import make_level, peek_level, resolve
 from edgebench.session_plan import Plan
+from edgebench.session_power import pulse, store_marker
+from edgebench.session_predict import predict_cell
+from edgebench.session_recorder import Clock
+from edgebench.session_reproduce import command_of
 from edgebench.session_score import measure_accuracy
 from edgebench.session_speed import measure_speed
+from edgebench.session_visit import Sensors
 
 RUNTIME_BYTES = 256 * 2**20
 """What an engine takes beside weights and cache: code, compute buffers."""
@@ -31,8 +38,12 @@ RUNTIME_BYTES = 256 * 2**20
 def execute_all(plans: Sequence[Plan], store: Store, watcher: Watcher) -> Outcome:
     """Do plans in turn; where there are several, one that can't be done does not stop the rest."""
     total = Outcome()
+    told: set[str] = set()
     for plan in plans:
-        watcher.say(f"device: {plan.device.name} ({plan.environment.os})")
+        for line in (f"device: {plan.device.name} ({plan.environment.os})", plan.metering.told()):
+            if line not in told:
+                watcher.say(line)
+            told.add(line)
         try:
             outcome = execute(plan, store, watcher)
         except StoreError:
@@ -61,15 +72,54 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
         outcome.run_ids.append(run_ids)
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
         accuracy = [cell for cell in cells if cell.job.mode is Mode.ACCURACY]
+        sensors = Sensors.of(plan)
+        _know_limits(cells, plan, store, watcher)
+        for cell in cells:
+            if cell.job.mode is Mode.PERFORMANCE and store.run(cell.run_id).status is not Status.COMPLETE:
+                predict_cell(cell, plan, store)
         try:
-            measure_speed(speed, plan, store, watcher, outcome)
-            measure_accuracy(accuracy, plan, store, watcher, outcome)
+            unfinished = any(store.run(run_id).status is not Status.COMPLETE for run_id in run_ids)
+            if plan.request.marker and unfinished:
+                _mark(cells, store, watcher)
+            measure_speed(speed, plan, store, watcher, outcome, sensors)
+            measure_accuracy(accuracy, plan, store, watcher, outcome, sensors)
         except KeyboardInterrupt:
             for run_id in run_ids:  # those that still wait for their turn, too
                 if store.run(run_id).status is Status.RUNNING:
                     store.set_status(run_id, Status.INTERRUPTED)
             raise
+        finally:
+            plan.metering.close()
     return outcome
+
+
+def _know_limits(cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher) -> None:
+    """What the device can do at most, and what each file asks of it: where speeds are measured."""
+    speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
+    files = {
+        cell.artifact.sha256: cell.artifact for cell in speed if cell.artifact.quant.format is Format.GGUF
+    }
+    if not files:
+        return
+    for artifact in files.values():
+        store.set_shape(artifact.sha256, asdict(model_shape(artifact.path)))
+    device_id, environment_id, n_threads = plan.device.id, plan.environment.id, plan.settings.n_threads
+    if store.limits(device_id=device_id, environment_id=environment_id, n_threads=n_threads) is None:
+        store.add_limits(
+            device_id=device_id,
+            environment_id=environment_id,
+            n_threads=n_threads,
+            facts=limit_facts(limits_of(n_threads, watcher.say)),
+            evidence=Evidence.MEASURED,
+        )
+
+
+def _mark(cells: Sequence[Cell], store: Store, watcher: Watcher) -> None:
+    """Load pulses before everything, for the log of an external meter."""
+    watcher.say("three load pulses for an external meter's log")
+    pulses = pulse()
+    for cell in cells:
+        store_marker(store, cell.run_id, pulses, Clock.of_run(cell.started_unix_s))
 
 
 def prepare(plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> list[Artifact]:
@@ -155,7 +205,7 @@ def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
     if known is not None:
         started = datetime.fromisoformat(known.started_at).timestamp()
         return Cell(job=job, artifact=artifact, run_id=known.id, started_unix_s=started)
-    commit, dirty = _git_state()
+    commit, dirty = git_state()
     run_id = store.create_run(
         mode=job.mode,
         evidence=plan.runner.evidence,
@@ -172,6 +222,7 @@ def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
         scheme_sha256=job.scheme_sha256,
         git_commit=commit,
         git_dirty=dirty,
+        command=command_of(plan.request),
     )
     return Cell(job=job, artifact=artifact, run_id=run_id, started_unix_s=time.time())
 
@@ -193,17 +244,3 @@ def _alone(database: Path, device_id: str) -> Iterator[None]:
                 "wait for it: two at once would also spoil each other's speeds",
             ) from None
         yield
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """The commit edgebench runs from, when it runs from a checkout of its own."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        state = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-    return commit.stdout.strip(), bool(state.stdout.strip())

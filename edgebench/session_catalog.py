@@ -2,16 +2,20 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.energy import Method
 from edgebench.core.engine import Runner
 from edgebench.core.errors import EdgebenchError, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
 from edgebench.core.tool_env import ensure_tool, find_tool, tool_names, tool_title
 from edgebench.devices.local import local_environment
+from edgebench.devices.meters.catalog import probe_all
 from edgebench.devices.profiles import find_profile, profile_names
+from edgebench.devices.state import StateReader
 from edgebench.quantize.adopted import adopted_models
 from edgebench.quantize.catalog import fetch, shipped_models
 from edgebench.quantize.hub import is_hub_id
@@ -117,6 +121,38 @@ def show_device(name: str) -> dict[str, Any]:
         "on_battery": environment.on_battery,
         "virtual_machine": environment.facts.get("virtual_machine"),
     }
+
+
+def probe_meters() -> list[dict[str, Any]]:
+    """Every possible source of energy figures on this computer: usable, or why not and what would mend it."""
+    rows = []
+    for status in probe_all():
+        facts = status.facts
+        rows.append(
+            {
+                "source": status.source,
+                "title": status.title,
+                "scope": status.scope.value if status.scope else None,
+                "usable": status.usable,
+                "method": facts.method.value if facts else None,
+                "step": facts.step if facts else None,
+                "step_unit": None if facts is None else "J" if facts.method is Method.COUNTER else "W",
+                "update_s": facts.update_s if facts else None,
+                "minimum_s": facts.minimum_s if facts else None,
+                "accuracy": facts.accuracy if facts else None,
+                "evidence": facts.evidence.value if facts else None,
+                "reason": status.reason.value if status.reason else None,
+                "why": status.why or (facts.detail if facts else ""),
+                "fix": status.fix or None,
+            }
+        )
+    return rows
+
+
+def probe_state() -> dict[str, Any]:
+    """What can be read of the computer's heat and state, and what it says now."""
+    reader = StateReader()
+    return {"sensors": reader.facts(), "now": asdict(reader.read())}
 
 
 def list_cache() -> list[dict[str, Any]]:

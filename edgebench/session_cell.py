@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
 from edgebench.core.tool_env import ensure_tool
-from edgebench.core.types import Artifact, Status
+from edgebench.core.types import Artifact, Mode, Status
+from edgebench.results.performance_summary import invalid_reason
 from edgebench.results.store import Store
 from edgebench.results.summary import summarise
 from edgebench.session_child import Child
@@ -77,23 +78,19 @@ def start(job: Mapping[str, Any], plan: Plan, watcher: Watcher) -> Child:
     return Child(job, tool)
 
 
-def store_readings(child: Child, cell: Cell, store: Store) -> None:
-    """Move the memory seen since the last time from the child to the database."""
-    taken = child.readings[:]
-    del child.readings[: len(taken)]
-    for channel, key in (("rss_anon", "anon_bytes"), ("rss_file", "file_bytes")):
-        rows = [(at - cell.started_unix_s, float(getattr(memory, key))) for at, memory in taken]
-        store.add_readings(cell.run_id, channel, "bytes", rows)
-
-
 def close(cell: Cell, store: Store) -> None:
     """Make a run whose pieces are all stored complete; nothing when it is already.
 
-    Figures come before the status, so a run killed in between is closed by the next command.
+    Figures come before the status, so a run killed in between is closed by the next command. Raises
+    InvalidRun when speeds can't be trusted.
     """
-    if store.run(cell.run_id).status is not Status.COMPLETE:
-        summarise(store, cell.run_id)
-        store.set_status(cell.run_id, Status.COMPLETE)
+    run = store.run(cell.run_id)
+    if run.status is Status.COMPLETE:
+        return
+    if run.mode is Mode.PERFORMANCE and (reason := invalid_reason(store, run)) is not None:
+        raise InvalidRun(reason)
+    summarise(store, cell.run_id)
+    store.set_status(cell.run_id, Status.COMPLETE)
 
 
 @contextmanager

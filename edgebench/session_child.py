@@ -1,4 +1,4 @@
-"""The parent's side of a measuring process: start it, hear it, watch its memory, tell how it died."""
+"""The parent's side of a measuring process: start it, hear it, tell how it died."""
 
 import contextlib
 import json
@@ -7,18 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from edgebench.core import errors
 from edgebench.core.errors import ModelError, RunFailed
 from edgebench.core.tool_env import Tool
-from edgebench.devices.memory import Memory, read_memory, reset_peak
-
-POLL_S = 0.1
-"""Seconds between two looks at the child's memory: fine enough for the split, too rare to disturb."""
+from edgebench.devices.memory import read_memory, reset_peak
 
 
 class Child:
@@ -40,14 +35,9 @@ class Child:
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         self.pid = self._process.pid
-        self.readings: list[tuple[float, Memory]] = []
-        """(unix time in s, memory) every POLL_S; the caller takes them and clears the list."""
-        self._watching = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._job = job
 
     def __enter__(self) -> Self:
-        self._watcher.start()
         try:
             self._write(json.dumps(self._job))
         except BaseException:
@@ -56,22 +46,15 @@ class Child:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._watching.set()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # it leads a group: what it started ends with it
         self._process.kill()
         self._process.wait()
-        self._watcher.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         self._errors.close()
-
-    def _watch(self) -> None:
-        while not self._watching.wait(POLL_S):
-            if (memory := read_memory(self.pid)) is not None:
-                self.readings.append((time.time(), memory))
 
     def _write(self, line: str) -> None:
         pipe = self._process.stdin

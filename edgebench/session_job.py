@@ -27,6 +27,12 @@ class Job:
     mode: Mode
     config: dict[str, Any]
     workloads: tuple[Workload, ...] = ()
+    n_rounds: int = 1
+    """Visits of each level."""
+    n_repetitions: int = 1
+    """Of every test in a visit."""
+    anchored: bool = False
+    """The first level is visited between all others."""
     suite: Suite | None = None
     scorer: Scorer | None = None
     shape: Shape = Shape.GROUPED

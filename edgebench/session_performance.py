@@ -3,18 +3,23 @@
 `pp` and `tg` are llama-bench's: random tokens, an empty cache (or one of `n_depth` tokens), no
 tokenizer, no sampling. `chat` is a text request: its clock starts when the text is handed over and
 `ttft_s` ends at the first token that is not empty, so templating and tokenization are inside.
+
+A test's repetitions make one window, for meters that are slower than a repetition: it goes on past the
+repetitions asked for until it is as long as the meter needs.
 """
 
+import itertools
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgebench.core.engine import Session
 from edgebench.core.types import Workload
 from edgebench.devices.contention import UNSTABLE_FACTOR, CpuTimes, is_noisy, spin_s
+from edgebench.devices.memory import read_faults, read_memory
 
 CHAT_TEXT = (
     "My phone feels slow since the last update and its battery is empty before the evening. I mostly "
@@ -40,43 +45,124 @@ class Canary:
         return max(spins_s) > UNSTABLE_FACTOR * self.best_s
 
 
+class Timed:
+    """Calls of the engine with the time they took: the rest of a repetition is the harness's own."""
+
+    def __init__(self, prefill: Callable[[list[int]], None]) -> None:
+        self._prefill = prefill
+        self.inside_ns = 0
+
+    def prefill(self, tokens: list[int]) -> int:
+        """Evaluate tokens; the moment they were done."""
+        begun = time.perf_counter_ns()
+        self._prefill(tokens)
+        done = time.perf_counter_ns()
+        self.inside_ns += done - begun
+        return done
+
+
 def measure(
-    session: Session, workload: Workload, canary: Canary, *, seed: int, repetitions: list[int]
+    session: Session,
+    workload: Workload,
+    canary: Canary,
+    *,
+    seed: int,
+    repetitions: list[int],
+    minimum_s: float = 0.0,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Mapping[str, Any]]:
-    """One full warm-up, then the repetitions asked for, by number; yields trials as they are made."""
+    """One full warm-up, the repetitions asked for by number, more until `minimum_s`; then their window.
+
+    Yields `trial` messages as they are made and one `window`.
+    """
     rng = random.Random(f"{seed}:{workload.name}:{repetitions}")
     chat_tokens = len(session.tokenize(session.chat_prompt(CHAT_TEXT)[0])) if workload.chat else 0
     session.open(n_ctx=workload.n_prompt + workload.n_gen + workload.n_depth + chat_tokens)
-    for phase, repetition in [("warmup", 0), *(("measured", r) for r in repetitions)]:
-        session.reset()
-        if workload.n_depth:
-            session.prefill(_random_tokens(session, rng, workload.n_depth))
-        canary_before_s = spin_s()
-        before = CpuTimes.read(os.getpid(), os.getppid())
-        started_unix_s = time.time()
-        timed = _chat(session, workload) if workload.chat else _synthetic_tokens(session, workload, rng)
-        after = CpuTimes.read(os.getpid(), os.getppid())
-        canary_after_s = spin_s()
-        foreign_s = after.foreign_since(before) if before and after else None
-        flags = []
-        if foreign_s is not None and is_noisy(foreign_s, timed["total_s"]):
-            flags.append("noisy_neighbour")
-        if canary.is_slow(canary_before_s, canary_after_s):
-            flags.append("unstable_host")
-        yield {
-            "test": workload.name,
-            "phase": phase,
-            "repetition": repetition,
-            "n_prompt": chat_tokens or workload.n_prompt,
-            "n_gen": workload.n_gen,
-            "n_depth": workload.n_depth,
-            "started_unix_s": started_unix_s,
-            "foreign_cpu_s": foreign_s,
-            "canary_before_s": canary_before_s,
-            "canary_after_s": canary_after_s,
-            "flags": flags,
-            **timed,
-        }
+    yield _repetition(session, _warm_up(workload), canary, rng, chat_tokens, 0, "warmup", progress)
+    made: list[Mapping[str, Any]] = []
+    for repetition in itertools.chain(repetitions, itertools.count(repetitions[-1] + 1)):
+        long_enough = bool(made) and made[-1]["end_s"] - made[0]["start_s"] >= minimum_s
+        if len(made) >= len(repetitions) and long_enough:
+            break
+        trial = _repetition(session, workload, canary, rng, chat_tokens, repetition, "measured", progress)
+        made.append(trial)
+        yield trial
+    yield {
+        "type": "window",
+        "test": workload.name,
+        "start_s": made[0]["start_s"],
+        "end_s": made[-1]["end_s"],
+        "busy_s": sum(trial["total_s"] for trial in made),
+        "n_requests": len(made),
+        "n_prompt": sum(trial["n_prompt"] for trial in made),
+        "n_gen": sum(trial["n_gen"] for trial in made),
+    }
+
+
+def _warm_up(workload: Workload) -> Workload:
+    """One full pass; of a sustained run, one of its requests."""
+    return Workload(n_gen=workload.n_gen) if workload.sustained_s else workload
+
+
+def _repetition(
+    session: Session,
+    workload: Workload,
+    canary: Canary,
+    rng: random.Random,
+    chat_tokens: int,
+    repetition: int,
+    phase: str,
+    progress: Callable[[float], None],
+) -> Mapping[str, Any]:
+    """One pass from an empty cache (or `n_depth` tokens), and what else the computer did meanwhile."""
+    session.reset()
+    if workload.n_depth:
+        session.prefill(_random_tokens(session, rng, workload.n_depth))
+    pid = os.getpid()
+    canary_before_s = spin_s()
+    faults, memory = read_faults(pid), read_memory(pid)
+    before = CpuTimes.read(pid, os.getppid())
+    start_s = time.perf_counter()
+    if workload.chat:
+        timed = _chat(session, workload)
+    elif workload.sustained_s:
+        timed = _sustained(session, workload, rng, progress)
+    else:
+        timed = _synthetic_tokens(session, workload, rng)
+    end_s = time.perf_counter()
+    after = CpuTimes.read(pid, os.getppid())
+    later_faults, later_memory = read_faults(pid), read_memory(pid)
+    canary_after_s = spin_s()
+    foreign_s = after.foreign_since(before) if before and after else None
+    n_major = later_faults.n_major - faults.n_major if faults and later_faults else None
+    swap_bytes = later_memory.swap_bytes - memory.swap_bytes if memory and later_memory else None
+    flags = []
+    if foreign_s is not None and is_noisy(foreign_s, timed["total_s"]):
+        flags.append("noisy_neighbour")
+    if canary.is_slow(canary_before_s, canary_after_s):
+        flags.append("unstable_host")
+    if n_major or (swap_bytes or 0) > 0:
+        flags.append("paging")
+    return {
+        "type": "trial",
+        "test": workload.name,
+        "phase": phase,
+        "repetition": repetition,
+        "n_prompt": chat_tokens or workload.n_prompt,
+        "n_gen": workload.n_gen,
+        "n_depth": workload.n_depth,
+        "start_s": start_s,
+        "end_s": end_s,
+        "foreign_cpu_s": foreign_s,
+        "canary_before_s": canary_before_s,
+        "canary_after_s": canary_after_s,
+        "n_major_faults": n_major,
+        "swap_bytes": swap_bytes,
+        "n_ctx": session.n_ctx,
+        "kv_cache_bytes": session.kv_cache_bytes,
+        "flags": flags,
+        **timed,
+    }
 
 
 def _random_tokens(session: Session, rng: random.Random, n: int, *, first: bool = True) -> list[int]:
@@ -90,20 +176,40 @@ def _random_tokens(session: Session, rng: random.Random, n: int, *, first: bool 
 def _synthetic_tokens(session: Session, workload: Workload, rng: random.Random) -> dict[str, Any]:
     prompt = _random_tokens(session, rng, workload.n_prompt, first=not workload.n_depth)
     steps = _random_tokens(session, rng, workload.n_gen, first=not (workload.n_depth or workload.n_prompt))
-    stamps: list[int] = []
+    engine = Timed(session.prefill)
     start = time.perf_counter_ns()
-    if prompt:
-        session.prefill(prompt)
-    prefilled = time.perf_counter_ns()
-    for token in steps:
-        session.prefill([token])
-        stamps.append(time.perf_counter_ns())
+    prefilled = engine.prefill(prompt) if prompt else start
+    stamps = [engine.prefill([token]) for token in steps]
     end = stamps[-1] if stamps else prefilled
     return {
         "prefill_s": (prefilled - start) * 1e-9 if prompt else None,
         "decode_s": (end - prefilled) * 1e-9 if steps else None,
         "ttft_s": None,
         "total_s": (end - start) * 1e-9,
+        "engine_s": engine.inside_ns * 1e-9,
+        "token_times_s": [(stamp - start) * 1e-9 for stamp in stamps],
+    }
+
+
+def _sustained(
+    session: Session, workload: Workload, rng: random.Random, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Requests of `n_gen` tokens until the time is over; the last one is finished."""
+    engine = Timed(session.prefill)
+    stamps: list[int] = []
+    start = time.perf_counter_ns()
+    while (passed_s := (time.perf_counter_ns() - start) * 1e-9) < workload.sustained_s:
+        progress(passed_s / workload.sustained_s)
+        session.reset()
+        stamps += [engine.prefill([token]) for token in _random_tokens(session, rng, workload.n_gen)]
+    total_s = (stamps[-1] - start) * 1e-9
+    return {
+        "n_gen": len(stamps),
+        "prefill_s": None,
+        "decode_s": total_s,
+        "ttft_s": None,
+        "total_s": total_s,
+        "engine_s": engine.inside_ns * 1e-9,
         "token_times_s": [(stamp - start) * 1e-9 for stamp in stamps],
     }
 
@@ -128,5 +234,6 @@ def _chat(session: Session, workload: Workload) -> dict[str, Any]:
         "decode_s": (stamps[-1] - prefilled) * 1e-9,
         "ttft_s": (first - start) * 1e-9 if first is not None else None,
         "total_s": (stamps[-1] - start) * 1e-9,
+        "engine_s": None,
         "token_times_s": [(stamp - start) * 1e-9 for stamp in stamps],
     }

@@ -1,8 +1,9 @@
 """What a run would do, resolved before anything is measured: a list of jobs, each done on every artifact."""
 
-from collections.abc import Sequence
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.engine import Runner
@@ -20,10 +21,18 @@ from edgebench.core.types import (
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
 from edgebench.quantize.adopted import adopted_models
+from edgebench.session_energy import AUTO, Metering, open_metering
 from edgebench.session_job import Job
 from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
 from edgebench.session_questions import accuracy_jobs
+
+RIGOROUS_ROUNDS = RIGOROUS_REPETITIONS = 5
+"""The least of each under the full protocol."""
+MAX_ROUNDS = 20
+"""Visits of a level at most, when an interval is asked for that does not come."""
+SUSTAINED_TOKENS = 128
+"""Tokens of each request of a sustained run, where no tg test names another number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +55,12 @@ class Request:
     limit: int | None = None
     limit_first: bool = False
     target_ci: float | None = None
+    energy: str = AUTO
+    tdp_w: float | None = None
+    rigorous: bool = False
+    cold_load: bool = False
+    sustained_s: int = 0
+    marker: bool = False
     noise_floor: bool = False
     n_prompt: tuple[int, ...] = (512,)
     n_gen: tuple[int, ...] = (128,)
@@ -74,6 +89,8 @@ class Plan:
     runner: Runner
     settings: Settings
     jobs: tuple[Job, ...]
+    metering: Metering = field(default_factory=Metering)
+    """What energy is measured with; open until it is closed."""
     levels: tuple[str, ...] = field(default=())
     """Levels to make of each model; empty: the files as they are."""
 
@@ -87,7 +104,7 @@ def make_plan(request: Request) -> Plan:
     if request.mode not in ("performance", "accuracy", "both"):
         raise UsageError(f"unknown mode {request.mode!r}", "performance, accuracy or both")
     settings = Settings(
-        n_threads=request.n_threads or default_threads(),
+        n_threads=usual_settings(request.n_threads).n_threads,
         n_batch=request.n_batch,
         n_ubatch=min(request.n_ubatch, request.n_batch),
         n_gpu_layers=request.n_gpu_layers,
@@ -96,9 +113,23 @@ def make_plan(request: Request) -> Plan:
         type_v=request.type_v,
         mmap=request.mmap,
     )
+    metering = open_metering(
+        request.energy,
+        on_gpu=request.n_gpu_layers != 0,
+        tdp_w=request.tdp_w,
+        n_cores=os.cpu_count() or 1,
+    )
     jobs: list[Job] = []
     if request.mode != "accuracy":
-        jobs.append(_performance_job(request, runner, settings))
+        if workloads := _workloads(request):
+            jobs.append(_performance_job(request, workloads, runner, settings, metering))
+        if request.sustained_s:
+            jobs.append(_sustained_job(request, runner, settings, metering))
+        if not jobs:
+            raise UsageError(
+                "nothing to measure",
+                "give -p, -n, --chat or --sustained a number above 0, or --mode accuracy",
+            )
     if request.mode != "performance":
         for name in dict.fromkeys(request.suites):
             jobs += accuracy_jobs(name, request, runner, settings)
@@ -109,8 +140,14 @@ def make_plan(request: Request) -> Plan:
         runner=runner,
         settings=settings,
         jobs=tuple(jobs),
+        metering=metering,
         levels=tuple(dict.fromkeys(request.quants)),
     )
+
+
+def usual_settings(n_threads: int | None) -> Settings:
+    """What an engine is told when nothing is asked for, but perhaps the threads."""
+    return Settings(n_threads=n_threads or default_threads())
 
 
 def _runner(request: Request) -> Runner:
@@ -140,35 +177,57 @@ def _workloads(request: Request) -> tuple[Workload, ...]:
     tests = [Workload(n_prompt=p, n_depth=d) for d in request.n_depth for p in request.n_prompt if p]
     tests += [Workload(n_gen=n, n_depth=d) for d in request.n_depth for n in request.n_gen if n]
     tests += [Workload(n_gen=request.n_chat, chat=True)] if request.n_chat else []
-    if not tests:
-        raise UsageError("nothing to measure", "give -p, -n or --chat a number above 0, or --mode accuracy")
     return tuple(dict.fromkeys(tests))  # a repeated number is one test
 
 
-def _performance_job(request: Request, runner: Runner, settings: Settings) -> Job:
-    workloads = _workloads(request)
+def _performance_job(
+    request: Request, workloads: tuple[Workload, ...], runner: Runner, settings: Settings, metering: Metering
+) -> Job:
+    n_rounds = max(request.rounds, RIGOROUS_ROUNDS) if request.rigorous else request.rounds
+    n_repetitions = (
+        max(request.repetitions, RIGOROUS_REPETITIONS) if request.rigorous else request.repetitions
+    )
     return Job(
         mode=Mode.PERFORMANCE,
         workloads=workloads,
+        n_rounds=n_rounds,
+        n_repetitions=n_repetitions,
+        anchored=request.rigorous,
         config={
-            "mode": "performance",
-            "runner": runner.name,
-            "runner_version": runner.version(),
-            "settings": asdict(settings),
+            **_speed_config(request, runner, settings, metering),
             "tests": [w.name for w in workloads],
             "chat_text_sha256": sha256_text(CHAT_TEXT) if request.n_chat else None,
             "warmup": "one full pass",
-            "repetitions": request.repetitions,
-            "rounds": request.rounds,
-            "seed": request.seed,
+            "repetitions": n_repetitions,
+            "rounds": n_rounds,
         },
     )
 
 
-def interleaved(n_levels: int, n_rounds: int) -> Sequence[tuple[int, int]]:
-    """(round, level) in the order of visits: A B C, then C B A, and so on."""
-    return [
-        (r, level)
-        for r in range(n_rounds)
-        for level in (range(n_levels) if r % 2 == 0 else reversed(range(n_levels)))
-    ]
+def _sustained_job(request: Request, runner: Runner, settings: Settings, metering: Metering) -> Job:
+    """Minutes of generation, once: a run of its own, since its heat would be in everything after it."""
+    workload = Workload(n_gen=max(request.n_gen) or SUSTAINED_TOKENS, sustained_s=request.sustained_s)
+    return Job(
+        mode=Mode.PERFORMANCE,
+        workloads=(workload,),
+        config={
+            **_speed_config(request, runner, settings, metering),
+            "tests": [workload.name],
+            "n_gen": workload.n_gen,
+            "warmup": "one request",
+        },
+    )
+
+
+def _speed_config(request: Request, runner: Runner, settings: Settings, metering: Metering) -> dict[str, Any]:
+    """What decides any performance run; the meter is part of it, so one found later is worth a new run."""
+    return {
+        "mode": "performance",
+        "runner": runner.name,
+        "runner_version": runner.version(),
+        "settings": asdict(settings),
+        "protocol": "rigorous" if request.rigorous else "window",
+        "cold_load": request.cold_load or request.rigorous,
+        "meter": metering.chosen.source if metering.chosen else None,
+        "seed": request.seed,
+    }

@@ -28,7 +28,7 @@ def _plan_row(
     n_total = (
         sum(len(g) for g in job.groups[: job.n_groups])
         if job.suite
-        else len(job.workloads) * plan.request.repetitions * plan.request.rounds
+        else len(job.workloads) * job.n_repetitions * job.n_rounds
     )
     n_done = _n_stored(plan, job, artifact, store) if artifact is not None and store is not None else 0
     return {

@@ -1,17 +1,19 @@
 """Accuracy: the groups a run lacks, scored in a fresh process, graded and stored group by group."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edgebench.core.errors import InvalidRun
 from edgebench.core.sequential import narrow_enough, share_sequence
 from edgebench.core.types import Question, Scorer, Status
 from edgebench.results.store import Store
-from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
+from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start
 from edgebench.session_plan import Plan
+from edgebench.session_recorder import Clock, Recorder
 from edgebench.session_submission import write_submission
+from edgebench.session_visit import Sensors, flush_readings
 from edgebench.suites.extraction import extract
 from edgebench.suites.scoring import Graded, grade, in_stored_order, is_right
 
@@ -20,7 +22,7 @@ LOOK_EVERY = 8
 
 
 def measure_accuracy(
-    cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome
+    cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome, sensors: Sensors
 ) -> None:
     """Every group the runs lack, run by run."""
     todo = []
@@ -36,7 +38,7 @@ def measure_accuracy(
     watcher.stage(f"asking for {n_answers} answers", n_answers, n_units)
     for cell, missing in todo:
         with recorded(cell, store, watcher, outcome, set()):
-            _score(cell, missing, plan, store, watcher)
+            _score(cell, missing, plan, store, watcher, sensors)
             _finish(cell, store, watcher)
 
 
@@ -64,8 +66,11 @@ def _n_units(cell: Cell, index: int) -> int:
     )
 
 
-def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher: Watcher) -> None:
+def _score(
+    cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher: Watcher, sensors: Sensors
+) -> None:
     store.set_status(cell.run_id, Status.RUNNING)
+    store.set_meters(cell.run_id, sensors.metering.facts())
     target = plan.request.target_ci
     enough = _interval_watch(cell, store, target) if target is not None else None
     if enough is not None and enough([]):
@@ -76,23 +81,70 @@ def _score(cell: Cell, missing: Sequence[int], plan: Plan, store: Store, watcher
         **cell.job.as_work(),
         "wanted": _in_order(cell, missing, LOOK_EVERY if target is not None else len(missing)),
     }
-    with start(job, plan, watcher) as child:
-        for message in child.messages():
-            if message["type"] == "loaded":
-                store.set_engine(cell.run_id, message["facts"])
-                at_s = time.time() - cell.started_unix_s
-                store.add_readings(cell.run_id, "load", "s", [(at_s, message["load_s"])])
-                continue
-            rows = _graded(message, cell)
-            store.add_answers(cell.run_id, rows)
-            at_s = time.time() - cell.started_unix_s
-            store.add_readings(cell.run_id, "scoring_group", "s", [(at_s, message["group_s"])])
-            store_readings(child, cell, store)
-            note = f"{cell.artifact.quant.name} {cell.job.title}"
-            watcher.step(note, len(rows), _n_units(cell, message["group"]))
-            if enough is not None and enough(rows):
-                watcher.say(f"{note}: the interval is ± {target:g} or narrower, whenever it is looked at")
-                return
+    clock = Clock.of_run(cell.started_unix_s)
+    flushed: dict[str, int] = {}
+    with Recorder(sensors.metering.meters, sensors.state) as recorder, start(job, plan, watcher) as child:
+        recorder.follow(child.pid)
+        asked = Asked()
+        try:
+            for message in child.messages():
+                now_s = recorder.look()
+                at_s = clock.run_s(now_s)
+                if message["type"] == "loaded":
+                    asked.start_s = now_s
+                    store.set_engine(cell.run_id, message["facts"])
+                    store.set_baseline(cell.run_id, message["baseline_rss_bytes"])
+                    store.add_readings(cell.run_id, "load", "s", [(at_s, message["load_s"])])
+                    continue
+                rows = _graded(message, cell)
+                store.add_answers(cell.run_id, rows)
+                asked.count(rows, now_s)
+                store.add_readings(cell.run_id, "scoring_group", "s", [(at_s, message["group_s"])])
+                flush_readings(recorder, sensors.metering, clock, cell.run_id, store, flushed)
+                note = f"{cell.artifact.quant.name} {cell.job.title}"
+                watcher.step(note, len(rows), _n_units(cell, message["group"]))
+                if enough is not None and enough(rows):
+                    watcher.say(f"{note}: the interval is ± {target:g} or narrower, whenever it is looked at")
+                    return
+        finally:
+            _store_window(asked, cell, store, recorder, clock, sensors)
+
+
+@dataclass(slots=True)
+class Asked:
+    """What one process answered, and when: the window of its energy."""
+
+    start_s: float = 0.0
+    end_s: float = 0.0
+    n_questions: int = 0
+    n_prompt: int = 0
+    n_gen: int = 0
+
+    def count(self, rows: Sequence[Mapping[str, Any]], now_s: float) -> None:
+        """Take note of a group's answers."""
+        self.end_s = now_s
+        self.n_questions += len({row["question_id"] for row in rows})
+        self.n_prompt += sum(row["n_prompt"] or 0 for row in rows)
+        self.n_gen += sum(row.get("n_gen") or 0 for row in rows)
+
+
+def _store_window(
+    asked: Asked, cell: Cell, store: Store, recorder: Recorder, clock: Clock, sensors: Sensors
+) -> None:
+    """The energy of everything that was answered, also when it was cut short."""
+    if not asked.n_questions:
+        return
+    columns = {
+        "kind": "answers",
+        "test": "*",
+        "n_requests": asked.n_questions,
+        "n_questions": asked.n_questions,
+        "n_prompt": asked.n_prompt,
+        "n_gen": asked.n_gen,
+        "busy_s": asked.end_s - asked.start_s,
+    }
+    rows = sensors.metering.windows(recorder, clock, asked.start_s, asked.end_s, columns)
+    store.add_windows(cell.run_id, rows)
 
 
 def _in_order(cell: Cell, missing: Sequence[int], n_block: int) -> list[int]:

@@ -1,113 +1,136 @@
-"""Speed and memory: levels in turn (A B C, then C B A), a fresh process each visit."""
+"""Speed, memory and energy: levels in turn (A B C, then C B A), a fresh process each visit."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from edgebench.core.types import NO_METER, Status
+from edgebench.core.latency import enough
+from edgebench.core.stats import median_of_groups
+from edgebench.results.performance_summary import samples
 from edgebench.results.store import Store
-from edgebench.session_cell import Cell, Outcome, Watcher, close, engine_of, recorded, start, store_readings
-from edgebench.session_child import Child
-from edgebench.session_job import Job
-from edgebench.session_plan import Plan, interleaved
+from edgebench.session_cell import Cell, Outcome, Watcher, close, recorded
+from edgebench.session_plan import MAX_ROUNDS, Plan
+from edgebench.session_recorder import Clock, Recorder
+from edgebench.session_visit import Sensors, Visit
+
+VisitKey = tuple[int, int]
+"""(round, number of the cell)."""
 
 
 def measure_speed(
-    cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome
+    cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher, outcome: Outcome, sensors: Sensors
 ) -> None:
     """Every visit the runs lack; a run whose visit fails is not visited again."""
-    request = plan.request
-    visits = [
-        (cells[i], round_index, _missing_trials(cells[i], round_index, plan, store))
-        for round_index, i in interleaved(len(cells), request.rounds)
-    ]
-    visits = [visit for visit in visits if visit[2]]
-    unfinished = {cell.run_id for cell, _, _ in visits}
-    for cell in cells:
-        if cell.run_id not in unfinished:
-            close(cell, store)
-    if not visits:
-        return
-    n_steps = sum(len(repetitions) + 1 for _, _, missing in visits for _, repetitions in missing)
-    watcher.stage(f"measuring speed and memory, {len(visits)} visits", n_steps)
     failed: set[str] = set()
-    for cell, round_index, missing in visits:
-        if cell.run_id in failed:
-            continue
-        with recorded(cell, store, watcher, outcome, failed):
-            _visit(cell, round_index, missing, plan, store, watcher)
-            if not any(_missing_trials(cell, r, plan, store) for r in range(request.rounds)):
-                close(cell, store)
+    for job in dict.fromkeys(cell.job.config_sha256 for cell in cells):
+        own = [cell for cell in cells if cell.job.config_sha256 == job]
+        _measure_job(own, plan, store, watcher, outcome, sensors, failed)
 
 
-def _missing_trials(cell: Cell, round_index: int, plan: Plan, store: Store) -> list[tuple[int, list[int]]]:
-    """(workload's number, repetitions still to do) of one visit."""
-    done = store.count_trials(cell.run_id)
-    return [
-        (i, list(range(n, plan.request.repetitions)))
-        for i, workload in enumerate(cell.job.workloads)
-        if (n := done.get((workload.name, round_index), 0)) < plan.request.repetitions
-    ]
-
-
-def _visit(
-    cell: Cell,
-    round_index: int,
-    missing: Sequence[tuple[int, list[int]]],
+def _measure_job(
+    cells: Sequence[Cell],
     plan: Plan,
     store: Store,
     watcher: Watcher,
+    outcome: Outcome,
+    sensors: Sensors,
+    failed: set[str],
 ) -> None:
-    """One fresh process, one level, the repetitions that are missing."""
-    store.set_status(cell.run_id, Status.RUNNING)
-    process_index = store.next_process_index(cell.run_id)
-    seed = cell.job.config["seed"]
-    workloads = [_workload_todo(cell.job, i, repetitions, seed + round_index) for i, repetitions in missing]
-    load_s: float | None = None
-    job = {"kind": "performance", **engine_of(cell, plan), "workloads": workloads}
-    with start(job, plan, watcher) as child:
-        for message in child.messages():
-            memory = message["memory"]
-            if message["type"] == "loaded":
-                load_s = message["load_s"]
-                store.set_engine(cell.run_id, message["facts"])
-                continue
-            trial = _trial_columns(message, cell)
-            trial |= {
-                "round_index": round_index,
-                "process_index": process_index,
-                "load_s": load_s,
-                "peak_rss_bytes": memory.peak_rss_bytes if memory else None,
-                **_split(child),
-            }
-            store_readings(child, cell, store)
-            store.add_trial(cell.run_id, trial, message["token_times_s"])
-            watcher.step(f"{cell.artifact.quant.name} {message['test']}")
+    job = cells[0].job
+    visits = visits_of(len(cells), job.n_rounds, anchored=job.anchored)
+    if job.anchored and len(cells) > 1:
+        for cell in cells:
+            store.set_anchor(cell.run_id, cells[0].run_id)
+    _visit_all(cells, visits, plan, store, watcher, outcome, sensors, failed)
+    for round_index in range(job.n_rounds, MAX_ROUNDS if plan.request.target_ci else 0):
+        wide = [
+            i for i, cell in enumerate(cells) if cell.run_id not in failed and _is_wide(cell, plan, store)
+        ]
+        if not wide:
+            break
+        watcher.say(f"{len(wide)} of {len(cells)} levels wider than ± {plan.request.target_ci:g}: once more")
+        again = [(_EXTRA + round_index, i) for i in wide]
+        _visit_all(cells, again, plan, store, watcher, outcome, sensors, failed)
+    for cell in cells:
+        if cell.run_id not in failed:
+            with recorded(cell, store, watcher, outcome, failed):
+                close(cell, store)
 
 
-def _workload_todo(job: Job, i: int, repetitions: list[int], seed: int) -> dict[str, Any]:
-    w = job.workloads[i]
-    fields = {"n_prompt": w.n_prompt, "n_gen": w.n_gen, "n_depth": w.n_depth, "chat": w.chat}
-    return {"workload": fields, "repetitions": repetitions, "seed": seed}
+_EXTRA = 1000
+"""Rounds that an interval asked for are numbered from here, so that they are known from planned ones."""
 
 
-def _trial_columns(message: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
-    copied = (
-        *("test", "phase", "repetition", "n_prompt", "n_gen", "n_depth", "prefill_s", "decode_s", "ttft_s"),
-        *("total_s", "foreign_cpu_s", "canary_before_s", "canary_after_s"),
-    )
-    return {
-        **{key: message[key] for key in copied},
-        "started_s": message["started_unix_s"] - cell.started_unix_s,
-        "flags_json": json.dumps(message["flags"]),
-        "energy_reason": NO_METER,
-    }
+def visits_of(n_cells: int, n_rounds: int, *, anchored: bool) -> list[VisitKey]:
+    """(round, cell) in the order of visits: A B C, then C B A; anchored: the first one between all others.
+
+    The anchor's extra visits are rounds of their own, so that each is resumed by itself.
+    """
+    if not anchored or n_cells == 1:
+        return [
+            (r, i)
+            for r in range(n_rounds)
+            for i in (range(n_cells) if r % 2 == 0 else reversed(range(n_cells)))
+        ]
+    visits: list[VisitKey] = []
+    n_anchor = 0
+    for r in range(n_rounds):
+        others = range(1, n_cells) if r % 2 == 0 else reversed(range(1, n_cells))
+        for i in others:
+            visits += [(n_anchor, 0), (r, i)]
+            n_anchor += 1
+    return [*visits, (n_anchor, 0)]
 
 
-def _split(child: Child) -> dict[str, int | None]:
-    """The highest anonymous and mapped-file memory among the looks taken since the last message."""
-    seen = [memory for _, memory in child.readings]
-    return {
-        "peak_rss_anon_bytes": max((m.anon_bytes for m in seen), default=None),
-        "peak_rss_file_bytes": max((m.file_bytes for m in seen), default=None),
-    }
+def _visit_all(
+    cells: Sequence[Cell],
+    keys: Sequence[VisitKey],
+    plan: Plan,
+    store: Store,
+    watcher: Watcher,
+    outcome: Outcome,
+    sensors: Sensors,
+    failed: set[str],
+) -> None:
+    visits = [(cells[i], r, _missing_trials(cells[i], r, store)) for r, i in keys]
+    visits = [visit for visit in visits if visit[2]]
+    if not visits:
+        return
+    n_steps = sum(len(repetitions) + 1 for _, _, missing in visits for _, repetitions in missing)
+    what = "speed, memory and energy" if sensors.metering.chosen else "speed and memory"
+    watcher.stage(f"measuring {what}, {len(visits)} visits", n_steps)
+    for cell, round_index, missing in visits:
+        if cell.run_id in failed:
+            continue
+        with (
+            recorded(cell, store, watcher, outcome, failed),
+            Recorder(sensors.metering.meters, sensors.state) as recorder,
+        ):
+            sensors.thermostat.begin(recorder)
+            Visit(
+                cell=cell,
+                plan=plan,
+                store=store,
+                watcher=watcher,
+                sensors=sensors,
+                round_index=round_index,
+                process_index=store.next_process_index(cell.run_id),
+                clock=Clock.of_run(cell.started_unix_s),
+                recorder=recorder,
+            ).run(missing)
+
+
+def _missing_trials(cell: Cell, round_index: int, store: Store) -> list[tuple[int, list[int]]]:
+    """(workload's number, repetitions still to do) of one visit."""
+    done = store.count_trials(cell.run_id)
+    n_repetitions = cell.job.n_repetitions
+    return [
+        (i, list(range(n, n_repetitions)))
+        for i, workload in enumerate(cell.job.workloads)
+        if (n := done.get((workload.name, round_index), 0)) < n_repetitions
+    ]
+
+
+def _is_wide(cell: Cell, plan: Plan, store: Store) -> bool:
+    """Whether a figure of the run is known less well than was asked for."""
+    target = plan.request.target_ci or 0.0
+    estimates = [median_of_groups(groups) for groups in samples(store, cell.run_id).values()]
+    return any(not enough(estimate, target) for estimate in estimates)

@@ -25,6 +25,7 @@ from edgebench.core import registry
 from edgebench.core.engine import Quantizer, Runner, Session
 from edgebench.core.errors import EdgebenchError
 from edgebench.core.types import Settings, Workload
+from edgebench.devices.memory import read_memory
 from edgebench.session_accuracy import score_groups
 from edgebench.session_performance import Canary, measure
 
@@ -100,10 +101,16 @@ def _progress(wire: Wire) -> Callable[[float], None]:
 
 def _load(job: Mapping[str, Any], wire: Wire) -> Session:
     runner: Runner = registry.load("runners", job["runner"])
+    before = read_memory(os.getpid())
     start = time.perf_counter_ns()
     session = runner.load(Path(job["path"]), Settings(**job["settings"]))
     wire.ask(
-        {"type": "loaded", "load_s": (time.perf_counter_ns() - start) * 1e-9, "facts": dict(session.facts)}
+        {
+            "type": "loaded",
+            "load_s": (time.perf_counter_ns() - start) * 1e-9,
+            "facts": dict(session.facts),
+            "baseline_rss_bytes": before.rss_bytes if before else None,
+        }
     )
     return session
 
@@ -113,10 +120,16 @@ def _performance(job: Mapping[str, Any], wire: Wire) -> None:
         canary = Canary.calibrated()
         for todo in job["workloads"]:
             workload = Workload(**todo["workload"])
-            for trial in measure(
-                session, workload, canary, seed=todo["seed"], repetitions=todo["repetitions"]
+            for message in measure(
+                session,
+                workload,
+                canary,
+                seed=todo["seed"],
+                repetitions=todo["repetitions"],
+                minimum_s=job.get("minimum_s", 0.0),
+                progress=_progress(wire),
             ):
-                wire.ask({"type": "trial", **trial})
+                wire.ask(message)
 
 
 def _encode(job: Mapping[str, Any], wire: Wire) -> None:

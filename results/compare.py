@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.paired import non_inferior
@@ -10,12 +11,13 @@ from edgebench.core.types import Mode, Status
 from edgebench.results.answers import suite_facts
 from edgebench.results.flips import NOT_SEPARABLE, Flips, flips, is_other_shape, noise_of
 from edgebench.results.levels import LevelRow, asking, level_rows, refuse_mixed_schemes
+from edgebench.results.performance_summary import samples
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
-from edgebench.results.summary import samples
 
 MIN_SPEED_DIFFERENCE = 0.02
-"""A smaller change of a time or a rate is not called one, however sure it is."""
+"""A smaller change of a time or a rate is not called one, however sure it is; nor one that the anchor's
+visits show, too."""
 
 _CONDITIONS = ("evidence", "device_id", "environment_id", "runner", "runner_version", "seed")
 
@@ -270,7 +272,8 @@ def _ratios(store: Store, base: RunRow, new: RunRow) -> tuple[Ratio, ...]:
         base_median, new_median = median_of_groups(before[key]), median_of_groups(after[key])
         if ratio and base_median and new_median:
             test, metric = key
-            verdict = _speed_verdict(metric, ratio)
+            least = max(MIN_SPEED_DIFFERENCE, *(anchor_drift(store, run, key) for run in (base, new)))
+            verdict = _speed_verdict(metric, ratio, least)
             found.append(
                 Ratio(
                     test=test, metric=metric, base=base_median, new=new_median, ratio=ratio, verdict=verdict
@@ -279,11 +282,22 @@ def _ratios(store: Store, base: RunRow, new: RunRow) -> tuple[Ratio, ...]:
     return tuple(found)
 
 
-def _speed_verdict(metric: str, ratio: Estimate) -> str:
+def anchor_drift(store: Store, run: RunRow, key: tuple[str, str]) -> float:
+    """How far the medians of the anchor's visits lie apart, as a share: what the sitting alone can do.
+
+    0 where there was no anchor (without --rigorous), or it had one visit.
+    """
+    if run.anchor_id is None:
+        return 0.0
+    visits = [median(visit) for visit in samples(store, run.anchor_id).get(key, []) if visit]
+    return max(visits) / min(visits) - 1 if visits else 0.0
+
+
+def _speed_verdict(metric: str, ratio: Estimate, least: float) -> str:
     surely_other = (
         ratio.ci_low is not None and ratio.ci_high is not None and not ratio.ci_low <= 1 <= ratio.ci_high
     )
-    if not surely_other or abs(ratio.value - 1) <= MIN_SPEED_DIFFERENCE:
+    if not surely_other or abs(ratio.value - 1) <= least:
         return NOT_SEPARABLE
     higher_is_better = metric.endswith("_tokens_per_s")
     return "better" if (ratio.value > 1) == higher_is_better else "worse"

@@ -3,15 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.stats import Estimate
 from edgebench.core.types import Evidence, Mode, Permutation, Shape, Status
 from edgebench.results.answers import HEADLINES, SuiteFacts, suite_facts
+from edgebench.results.energy_summary import energy_told
+from edgebench.results.performance_summary import WHOLE_RUN
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
-from edgebench.results.summary import WHOLE_RUN
 
 USUAL_TESTS = ("pp512", "tg128")
 
@@ -81,10 +82,18 @@ class LevelRow:
     """Tensors that are not of a type the level's name promises, because of their shape."""
     n_flagged: int
     """Measured trials taken while something disturbed the device."""
+    energy: Mapping[str, Any]
+    """What the joules come from (source, scope, method, evidence), or the reason for none."""
     performance: RunRow | None
     accuracy: RunRow | None
     alone: RunRow | None
     """The same file and questions, scored one by one: its noise floor."""
+
+    @property
+    def flags(self) -> list[str]:
+        """What a person should know of the runs behind the row: `not_steady`, `throttled`, and more."""
+        runs = [run for run in (self.performance, self.accuracy) if run]
+        return list(dict.fromkeys(flag for run in runs for flag in run.flags))
 
     @property
     def evidence(self) -> Evidence:
@@ -154,6 +163,17 @@ def refuse_mixed_schemes(rows: Sequence[LevelRow]) -> None:
             )
 
 
+def refuse_mixed_scopes(rows: Sequence[LevelRow]) -> None:
+    """UsageError when the joules of these levels are of different things: a package's, a whole device's."""
+    scopes = {str(row.energy["scope"]): row.label for row in rows if row.energy["scope"]}
+    if len(scopes) > 1:
+        named = ", ".join(f"{label} ({scope})" for scope, label in scopes.items())
+        raise UsageError(
+            f"energy was measured in different scopes, which don't compare: {named}",
+            "measure the levels with one meter: edgebench run --energy NAME",
+        )
+
+
 def settings_that_differ(rows: Iterable[LevelRow]) -> list[str]:
     """Names of settings in which the performance runs of these rows differ: they make no fair table."""
     runs = [row.performance for row in rows if row.performance]
@@ -212,12 +232,13 @@ def _rows(store: Store, chosen: Sequence[_Runs]) -> list[LevelRow]:
     facts = {suite_id: suite_facts(store, suite_id) for suite_id in suite_ids}
     sql = "SELECT run_id, sum(value) AS n FROM summary WHERE statistic = 'n_outliers' GROUP BY run_id"
     n_outliers = {row["run_id"]: int(row["n"]) for row in store.rows(sql)}
-    rows = [_level(one, summaries, tests, facts, n_outliers) for one in chosen]
+    rows = [_level(store, one, summaries, tests, facts, n_outliers) for one in chosen]
     rows.sort(key=lambda row: (row.model, -_bits(row), row.label))
     return _told_apart(rows)
 
 
 def _level(
+    store: Store,
     one: _Runs,
     summaries: Mapping[str, Summaries],
     tests: Mapping[str, str | None],
@@ -240,6 +261,8 @@ def _level(
         "ttft_s": speed.get((str(chat), "ttft_s")),
         "tpot_s": speed.get((str(chat), "tpot_s")),
         "peak_rss_bytes": speed.get((WHOLE_RUN, "peak_rss_bytes")),
+        **_energy_figures(speed, tests),
+        **{name: answers.get((asked, name)) for name in ("energy_j_per_question", "energy_j_per_correct")},
         "load_s": speed.get((WHOLE_RUN, "load_s")),
         **{metric: answers.get((asked, metric)) for metric in HEADLINES.values()},
     }
@@ -262,14 +285,27 @@ def _level(
         n_outliers=n_outliers.get(one.performance.id, 0) if one.performance else 0,
         n_fallback=run.n_fallback,
         n_flagged=int(flagged.value) if flagged else 0,
+        energy=energy_told(store.windows(run.id)),
         performance=one.performance,
         accuracy=one.accuracy,
         alone=one.alone,
     )
 
 
+def _energy_figures(speed: Summaries, tests: Mapping[str, str | None]) -> dict[str, Estimate | None]:
+    """Joules of the tests that stand for the row, and the share of the device's limits they reach."""
+    decode, prefill = str(tests["decode_tokens_per_s"]), str(tests["prefill_tokens_per_s"])
+    return {
+        "energy_j_per_token": speed.get((decode, "energy_j_per_token")),
+        "energy_j_per_prompt_token": speed.get((prefill, "energy_j_per_prompt_token")),
+        "energy_j_per_request": speed.get((str(tests["ttft_s"]), "energy_j_per_request")),
+        "mbu": speed.get((decode, "mbu")),
+        "mfu": speed.get((prefill, "mfu")),
+    }
+
+
 def _summaries(store: Store, run_id: str) -> Summaries:
-    sql = "SELECT * FROM summary WHERE run_id = ? AND statistic <> 'n_outliers'"
+    sql = "SELECT * FROM summary WHERE run_id = ? AND statistic NOT IN ('n_outliers','p50','p90','p95','p99')"
     return {
         (row["test"], row["metric"]): Estimate(
             value=row["value"], ci_low=row["ci_low"], ci_high=row["ci_high"], n=row["n"]

@@ -8,7 +8,7 @@ from edgebench.core.errors import UsageError, nearest
 from edgebench.core.stats import Estimate
 from edgebench.core.types import Evidence
 from edgebench.results.answers import HEADLINE_TITLES
-from edgebench.results.levels import LevelRow, refuse_mixed_schemes
+from edgebench.results.levels import LevelRow, refuse_mixed_schemes, refuse_mixed_scopes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,8 @@ class Metric:
         return value if self.better == "lower" else -value
 
 
+METER_NEEDED = "edgebench devices probe tells what this computer can measure energy with"
+
 _ALL = (
     Metric(name="size_bytes", title="File size", better="lower", unit="MiB", scale=2**20, aliases=("size",)),
     Metric(name="bits_per_weight", title="Bits per weight", better="lower", aliases=("bpw",)),
@@ -81,13 +83,15 @@ _ALL = (
         Metric(name=name, title=title, better="higher", made_by="edgebench run --mode accuracy")
         for name, title in HEADLINE_TITLES.items()
     ),
-    Metric(
-        name="energy_j_per_token",
-        title="Energy",
-        better="lower",
-        unit="J/token",
-        aliases=("energy",),
-        made_by="no meter of this edgebench reads energy yet: choose another axis",
+    *(
+        Metric(name=name, title=title, better="lower", unit=unit, aliases=aliases, made_by=METER_NEEDED)
+        for name, title, unit, aliases in (
+            ("energy_j_per_token", "Energy", "J/token", ("energy",)),
+            ("energy_j_per_prompt_token", "Prefill energy", "J/token", ()),
+            ("energy_j_per_request", "Energy of a request", "J", ()),
+            ("energy_j_per_question", "Energy of a question", "J", ()),
+            ("energy_j_per_correct", "Energy of a right answer", "J", ()),
+        )
     ),
 )
 
@@ -135,6 +139,8 @@ def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bo
     rows = list(rows)
     if accuracy_axis(x, y):
         refuse_mixed_schemes(rows)
+    if any(axis.name.startswith("energy_") for axis in (x, y)):
+        refuse_mixed_scopes(rows)
     for axis in (x, y):
         if not any(axis.read(row) for row in rows):
             raise UsageError(f"no run in this database has {axis.title.lower()}", axis.made_by)
@@ -144,7 +150,7 @@ def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bo
             missing = [axis.title.lower() for axis in (x, y) if axis.read(row) is None]
             left_out.append((row.label, f"no {' and no '.join(missing)}"))
         else:
-            placed.append((row, at_x, at_y, allow_synthetic or row.evidence is Evidence.MEASURED))
+            placed.append((row, at_x, at_y, allow_synthetic or _is_measured(row, x, y)))
     losses = [(x.loss(at_x.value), y.loss(at_y.value)) for _, at_x, at_y, ranked in placed if ranked]
     points = tuple(
         Point(
@@ -157,6 +163,13 @@ def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bo
         for row, at_x, at_y, ranked in placed
     )
     return Front(points=points, left_out=tuple(left_out))
+
+
+def _is_measured(row: LevelRow, *axes: Metric) -> bool:
+    """Whether both figures are: a recorded meter's joules are not, also of a run that is."""
+    replayed = row.energy["evidence"] not in (None, Evidence.MEASURED)
+    uses_energy = any(axis.name.startswith("energy_") for axis in axes)
+    return row.evidence is Evidence.MEASURED and not (uses_energy and replayed)
 
 
 def _beaten(loss: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:

@@ -46,6 +46,11 @@ class RunRow:
     scheme_sha256: str | None
     timing_source: str
     engine_json: str | None
+    command: str | None
+    flags_json: str
+    baseline_rss_bytes: int | None
+    anchor_id: str | None
+    meters_json: str | None
     model: str
     quant: str
     parent_quant: str | None
@@ -62,6 +67,17 @@ class RunRow:
     def config(self) -> dict[str, Any]:
         """The plan this run followed."""
         return dict(json.loads(self.config_json))
+
+    @property
+    def meter_accuracy(self) -> float | None:
+        """The documented relative error of the meter that energy figures come from; None: not known."""
+        told = json.loads(self.meters_json) if self.meters_json else {"headline": None, "meters": []}
+        return next((m["accuracy"] for m in told["meters"] if m["source"] == told["headline"]), None)
+
+    @property
+    def flags(self) -> list[str]:
+        """What a person should know of the whole run: `not_steady`, `throttled`, and more."""
+        return list(json.loads(self.flags_json))
 
     @property
     def shape(self) -> str | None:

@@ -6,9 +6,10 @@ from typing import Any
 from edgebench.core.types import Permutation
 from edgebench.results.accuracy_summary import COVERAGE
 from edgebench.results.answers import suite_facts
+from edgebench.results.performance_summary import WHOLE_RUN
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
-from edgebench.results.summary import WHOLE_RUN, figures
+from edgebench.results.summary import figures
 
 PARTS = {"subject": "subjects", "category": "categories", "slice": "slices"}
 _CALIBRATION = ("ece", "ece_plain", "brier", "nll_nats", f"acc_at_coverage_{COVERAGE:g}", "aurc")

@@ -203,9 +203,61 @@ _M003 = (
     "ALTER TABLE suite ADD COLUMN facts_json TEXT NOT NULL DEFAULT '{}'",
 )
 
+# One row per meter and stretch of time: a test with its repetitions, an idle baseline, a process's answers.
+_ENERGY_WINDOW = """CREATE TABLE energy_window (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+  kind TEXT NOT NULL CHECK (kind IN ('test','answers','idle_before','loaded_idle','idle_after')),
+  test TEXT NOT NULL, -- '*' of windows that belong to no single test
+  round_index INTEGER NOT NULL DEFAULT 0, process_index INTEGER NOT NULL DEFAULT 0,
+  start_s REAL NOT NULL, end_s REAL NOT NULL, -- since the run began
+  busy_s REAL, -- of it, inside repetitions
+  n_requests INTEGER NOT NULL DEFAULT 0, n_prompt INTEGER NOT NULL DEFAULT 0,
+  n_gen INTEGER NOT NULL DEFAULT 0, n_questions INTEGER NOT NULL DEFAULT 0,
+  source TEXT, scope TEXT, method TEXT, headline INTEGER NOT NULL DEFAULT 0 CHECK (headline IN (0,1)),
+  energy_j REAL, energy_u95_j REAL, energy_resolution_j REAL, energy_reason TEXT, energy_detail TEXT,
+  energy_modelled_j REAL, energy_model TEXT, -- only when asked for; never ranks
+  n_samples INTEGER NOT NULL DEFAULT 0, evidence TEXT, flags_json TEXT NOT NULL DEFAULT '[]'
+) STRICT"""
+
+# What the device can do at most, measured once: speeds are shown as a share of it.
+_DEVICE_LIMIT = """CREATE TABLE device_limit (
+  device_id TEXT NOT NULL REFERENCES device(id), environment_id TEXT NOT NULL REFERENCES environment(id),
+  n_threads INTEGER NOT NULL, facts_json TEXT NOT NULL, evidence TEXT NOT NULL, measured_at TEXT NOT NULL,
+  PRIMARY KEY (device_id, environment_id, n_threads)
+) STRICT, WITHOUT ROWID"""
+
+# Said before the run; what came of it stands in the summary.
+_PREDICTION = """CREATE TABLE prediction (
+  run_id TEXT NOT NULL REFERENCES run(id) ON DELETE CASCADE, test TEXT NOT NULL, metric TEXT NOT NULL,
+  value REAL NOT NULL, ci_low REAL, ci_high REAL, basis TEXT NOT NULL,
+  PRIMARY KEY (run_id, test, metric)
+) STRICT, WITHOUT ROWID"""
+
+_M004 = (
+    _ENERGY_WINDOW,
+    "CREATE INDEX energy_window_by_run ON energy_window (run_id, kind, test)",
+    _DEVICE_LIMIT,
+    _PREDICTION,
+    "ALTER TABLE run ADD COLUMN command TEXT",  # that asks for the same again
+    "ALTER TABLE run ADD COLUMN flags_json TEXT NOT NULL DEFAULT '[]'",  # of the whole run: not_steady, …
+    "ALTER TABLE run ADD COLUMN baseline_rss_bytes INTEGER",  # the measuring process before it has a model
+    "ALTER TABLE run ADD COLUMN anchor_id TEXT",  # the run that was measured between the others' visits
+    "ALTER TABLE run ADD COLUMN meters_json TEXT",  # what was there to measure energy with, or why nothing
+    "ALTER TABLE artifact ADD COLUMN shape_json TEXT",  # weights by type, layers, heads
+    "ALTER TABLE trial ADD COLUMN engine_s REAL",  # of total_s, inside engine calls; the rest is ours
+    "ALTER TABLE trial ADD COLUMN load_cached_share REAL",  # of the file, in memory before it was loaded
+    "ALTER TABLE trial ADD COLUMN pss_bytes INTEGER",
+    "ALTER TABLE trial ADD COLUMN swap_bytes INTEGER",  # grown meanwhile
+    "ALTER TABLE trial ADD COLUMN n_major_faults INTEGER",  # pages read from the disk meanwhile
+    "ALTER TABLE trial ADD COLUMN kv_cache_bytes INTEGER",  # as the engine says
+    "ALTER TABLE trial ADD COLUMN kv_cache_predicted_bytes INTEGER",  # from the file's metadata
+    "ALTER TABLE trial ADD COLUMN frequency_start_hz REAL",
+    "ALTER TABLE trial ADD COLUMN frequency_end_hz REAL",
+)
+
 # Number n brings a database from user_version n-1 to n. A released migration is never edited: databases
 # that already ran it would differ from new ones. A change is a new entry at the end.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001, _M002, _M003)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_M001, _M002, _M003, _M004)
 
 
 def check(connection: sqlite3.Connection, path: Path) -> int:

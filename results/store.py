@@ -9,6 +9,7 @@ from edgebench.core.hashing import canonical_json, new_ulid
 from edgebench.core.types import Artifact, DeviceProfile, Environment, Evidence, Mode, Status, Suite
 from edgebench.results.damage_store import DamageStore
 from edgebench.results.database import insert
+from edgebench.results.measurement_store import MeasurementStore
 from edgebench.results.records import (
     RunRow,
     artifact_row,
@@ -28,7 +29,7 @@ _RUN_ROWS = """
 _NEWEST_FIRST = "ORDER BY run.started_at DESC, run.id DESC"
 
 
-class Store(DamageStore):
+class Store(DamageStore, MeasurementStore):
     """An open results database. Every write is one transaction; every failure is a StoreError."""
 
     # What is measured, and where. A row that is there already stays as it is.
@@ -86,6 +87,7 @@ class Store(DamageStore):
         scheme_sha256: str | None = None,
         git_commit: str | None = None,
         git_dirty: bool | None = None,
+        command: str | None = None,
     ) -> str:
         """Begin a run; its id."""
         run_id = new_ulid()
@@ -107,6 +109,7 @@ class Store(DamageStore):
             "scheme_sha256": scheme_sha256,
             "git_commit": git_commit,
             "git_dirty": git_dirty,
+            "command": command,
             "started_at": now(),
             "edgebench_version": __version__,
         }

@@ -67,6 +67,7 @@ class CachedSession(ABC):
     """See `edgebench.core.engine.Session`."""
 
     facts: Mapping[str, Any]
+    kv_cache_bytes: int | None = None
 
     def __init__(self, tokenizer: Tokenizer, *, n_vocab: int, n_step: int) -> None:
         self._tokenizer = tokenizer
@@ -75,7 +76,7 @@ class CachedSession(ABC):
         self.n_ctx_train = 0
         self.bos = tokenizer.bos
         self._n_step = n_step
-        self._n_ctx = 0
+        self.n_ctx = 0
         self._state = State(None, 0)
         self._last: npt.NDArray[np.float32] | None = None
         self._kept: tuple[tuple[int, ...], State] | None = None
@@ -110,7 +111,7 @@ class CachedSession(ABC):
 
     def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
         """An empty cache that may grow to `n_ctx` tokens; rows beside it are made as they are needed."""
-        self._n_ctx = n_ctx
+        self.n_ctx = n_ctx
         self.reset()
 
     def reset(self) -> None:
@@ -146,7 +147,7 @@ class CachedSession(ABC):
 
     def logits(self, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
         """Evaluate `tokens` from an empty cache; a copy of the logits from `start` on."""
-        if not self._n_ctx:
+        if not self.n_ctx:
             self.open(n_ctx=max(len(tokens), N_TYPICAL_CTX))
         self.reset()
         return self._advance(self._state, tokens, start)[0]
@@ -225,8 +226,8 @@ class CachedSession(ABC):
     def _room_for(self, n_new: int, state: State) -> int:
         """Tokens there will be with `n_new` more; ModelError when they don't fit."""
         n_all = state.n_seen + n_new
-        if n_all > self._n_ctx:
-            raise ModelError(f"the context of {self._n_ctx} tokens is full ({n_all} needed)")
+        if n_all > self.n_ctx:
+            raise ModelError(f"the context of {self.n_ctx} tokens is full ({n_all} needed)")
         return n_all
 
     def _walk(

@@ -9,6 +9,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ KV_TYPES = {
     "q5_1": 7,
     "iq4_nl": 20,
 }
+_CACHE_SIZE = re.compile(r"KV buffer size = +([0-9.]+) MiB")
 LOAD_MODE = {False: 0, True: 1}
 """llama.h's `LLAMA_LOAD_MODE_NONE` and `_MMAP`."""
 
@@ -72,9 +74,14 @@ class _Log:
 
     def __init__(self, lib: ModuleType) -> None:
         self.lines: list[str] = []
+        self.n_cache_bytes = 0
+        """Of the key-value caches made since it was last set to 0."""
 
         def write(_level: int, message: bytes, _user: object) -> None:
-            self.lines.append(message.decode("utf-8", "replace").strip())
+            line = message.decode("utf-8", "replace").strip()
+            if match := _CACHE_SIZE.search(line):
+                self.n_cache_bytes += round(float(match[1]) * 2**20)
+            self.lines.append(line)
             del self.lines[:-400]
 
         callback = lib.llama_log_callback(write)
@@ -150,12 +157,23 @@ class LlamaSession:
         params.type_k, params.type_v = KV_TYPES[s.type_k], KV_TYPES[s.type_v]
         # A window-sized cache is llama-bench's choice; sequences that share a prefix need the full one.
         params.swa_full = n_seq_max > 1
+        self._log.n_cache_bytes = 0
         self._ctx = lib.llama_init_from_model(self._model, params)
         if not self._ctx:
             raise ModelError(f"llama.cpp can't make a context of {n_ctx} tokens: {self._log.last_error()}")
         self._memory = lib.llama_get_memory(self._ctx)
         self._n_batch = int(lib.llama_n_batch(self._ctx))
         self._batch = lib.llama_batch_init(self._n_batch, 0, n_seq_max)
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """What llama.cpp says it took for keys and values, to 10 KiB."""
+        return self._log.n_cache_bytes or None
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells of the cache: what was asked for, rounded up by the engine."""
+        return int(self._lib.llama_n_ctx(self._ctx))
 
     def reset(self) -> None:
         """Drop every cached token, and its data."""

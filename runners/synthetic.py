@@ -65,6 +65,8 @@ class SyntheticSession:
     n_vocab = 256
     n_ctx_train = 8192
     bos: int | None = None
+    kv_cache_bytes: int | None = None
+    n_ctx = 0
 
     def __init__(self, script: Mapping[str, Any]) -> None:
         self._script = script
@@ -80,6 +82,7 @@ class SyntheticSession:
 
     def open(self, *, n_ctx: int, n_seq_max: int = 1) -> None:
         """Nothing to hold."""
+        self.n_ctx = n_ctx
 
     def reset(self) -> None:
         """Nothing to drop."""

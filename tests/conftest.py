@@ -1,5 +1,6 @@
 """What every test may use. The programs, processes and databases are real; only the engine may pretend."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import psutil
@@ -135,6 +137,18 @@ def toy(tmp_path: Path, write_toy: Callable[..., Path]) -> Toy:
         return write_toy(tmp_path, level, **script)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def fake_sysfs() -> ModuleType:
+    """The builder of trees; it also runs by itself, hence no package."""
+    spec = importlib.util.spec_from_file_location("fake_sysfs", ROOT / "tests/devices/fake_sysfs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,18 @@ from typing import NoReturn
 import click
 
 from edgebench import __version__
-from edgebench.cli import catalog, compare, measure, order, quantize, runs, suites
+from edgebench.cli import (
+    catalog,
+    compare,
+    devices,
+    measure,
+    order,
+    quantize,
+    reproduce,
+    runs,
+    suites,
+    sustained,
+)
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError, UsageError
 
@@ -45,9 +56,10 @@ def app(debug: bool) -> None:
 
 
 for verb in (
-    *(measure.run, measure.sweep, quantize.quantize, quantize.reproduce),
-    *(compare.compare, compare.pareto, order.order, runs.runs, runs.db),
-    *(catalog.models, suites.suites, catalog.runners, catalog.devices, catalog.cache),
+    *(measure.run, measure.sweep, quantize.quantize, reproduce.reproduce),
+    *(compare.compare, compare.pareto, order.order, sustained.sustained),
+    *(runs.runs, runs.db),
+    *(catalog.models, suites.suites, catalog.runners, devices.devices, catalog.cache),
 ):
     app.add_command(verb)
 

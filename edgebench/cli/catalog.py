@@ -1,4 +1,4 @@
-"""`models`, `runners`, `devices`, `cache`: what there is."""
+"""`models`, `runners`, `cache`: what there is."""
 
 from pathlib import Path
 
@@ -114,42 +114,6 @@ def runners_build(name: str) -> None:
 
     wheel = build_runner(name, remark, progress)
     remark(f"{name} is ready" + (f" ({wheel})" if wheel else ""))
-
-
-@click.group(
-    epilog=examples(
-        "edgebench devices list",
-        "edgebench devices show local -o json",
-    )
-)
-def devices() -> None:
-    """Devices edgebench can measure on."""
-
-
-@devices.command("list", epilog=examples("edgebench devices list"))
-@output_option
-def devices_list(output: str) -> None:
-    """Every device profile."""
-    from edgebench.session_catalog import list_devices
-
-    columns = [
-        Column("name", "name"),
-        Column("title", "what it is"),
-        Column("memory_bytes", "memory", data_size, right=True),
-        Column("os", "system"),
-        Column("id", "id in the database"),
-    ]
-    emit(list_devices(), columns, output)
-
-
-@devices.command("show", epilog=examples("edgebench devices show", "edgebench devices show local -o json"))
-@click.argument("name", default="local")
-@output_option
-def devices_show(name: str, output: str) -> None:
-    """A device's facts; unknown ones are shown as absent."""
-    from edgebench.session_catalog import show_device
-
-    emit_one(show_device(name), output, name)
 
 
 @click.group(

@@ -19,11 +19,21 @@ from edgebench.cli.flips import (
 )
 from edgebench.cli.output import Column, emit, remark
 from edgebench.core.errors import UsageError
-from edgebench.core.types import NO_METER
+from edgebench.core.flags import FLAG_WORDS, MEMORY_DEFINITION
 from edgebench.core.units import ABSENT, data_size, interval, share, significant
 
 HEADLINE_SHORT = {"acc_mean_of_subjects": "acc, mean of subjects", "macro_f1": "macro-F1"}
 """How a table's column is called where the suite is not known by `acc`."""
+
+
+ENERGIES = {
+    "energy_j_per_token": "J/token",
+    "energy_j_per_prompt_token": "J/prompt token",
+    "energy_j_per_request": "J/request",
+    "energy_j_per_question": "J/question",
+    "energy_j_per_correct": "J/correct answer",
+}
+"""Energy figures and how their columns are called."""
 
 
 def show_runs(store: Any, run_ids: Sequence[Sequence[str]], output: str) -> None:
@@ -105,6 +115,8 @@ def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Colu
         *(Column("tests", f"{test} t/s", partial(_rate, test), right=True) for test in tests),
         Column("ttft_s", "TTFT", _with_interval_s, right=True),
         Column("peak_rss_bytes", "peak memory", _value_size, right=True),
+        *(Column(key, title, _plain_interval, right=True) for key, title in ENERGIES.items()),
+        Column("mbu", "of bandwidth", _percent, right=True),
         Column(
             "headline",
             f"{HEADLINE_SHORT.get(headline, headline)} [95 %]",
@@ -118,6 +130,7 @@ def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Colu
         Column("verdict_told", "verdict"),
         *([Column("margin_told", f"margin {points(margin)}")] if margin is not None else []),
         Column("n_flagged", "noisy", right=True),
+        Column("flags", "flags", "\n".join),
         Column("n_outliers", "outliers", right=True),
     ]
     return [column for column in columns if any(row[column.key] for row in shown)]
@@ -161,7 +174,8 @@ def warn_of_settings(rows: Sequence[Any]) -> None:
 def _legend(levels: Sequence[Any]) -> None:
     rows = [level.row for level in levels]
     sizes = sorted({level.n_family for level in levels if level.n_family})
-    remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file; energy: no meter")
+    remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file")
+    _explain_energy(rows)
     explain(
         [flips_dict(level.flips) for level in levels],
         [level.verdict for level in levels],
@@ -187,6 +201,22 @@ def _legend(levels: Sequence[Any]) -> None:
         remark("some figures are not measured (see evidence in -o json); they never rank")
 
 
+def _explain_energy(rows: Sequence[Any]) -> None:
+    """Where joules come from, or why there are none; what memory means; what flags say."""
+    sources = {(r.energy["source"], r.energy["scope"]) for r in rows if not r.energy["reason"]}
+    for source, scope in sorted(sources):
+        remark(f"J: gross energy of {source}, scope {scope}; per unit of the test's work [95 % interval]")
+    if any(row.performance for row in rows):
+        for reason in sorted({str(r.energy["reason"]) for r in rows if r.energy["reason"]}):
+            remark(f"energy: not measured ({reason})")
+    if any("peak_rss_bytes" in row.figures for row in rows):
+        remark(MEMORY_DEFINITION)
+    if any("mbu" in row.figures for row in rows):
+        remark("of bandwidth: bytes a token must read × tokens/s, as a share of the device's read bandwidth")
+    for flag in dict.fromkeys(flag for row in rows for flag in row.flags):
+        remark(f"{flag}: {FLAG_WORDS.get(flag, 'see docs/method.md')}")
+
+
 def _level_dict(level: Any, margin: float | None) -> dict[str, Any]:
     row = level.row
     figures = {name: asdict(value) for name, value in row.figures.items()}
@@ -206,8 +236,10 @@ def _level_dict(level: Any, margin: float | None) -> dict[str, Any]:
             for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s", "tpot_s")
         },
         **{key: figures.get(key) for key in ("peak_rss_bytes", "load_s", "acc")},
-        "energy_j_per_token": None,
-        "energy_reason": NO_METER,
+        **{key: figures.get(key) for key in ENERGIES},
+        **{f"energy_{key}": row.energy[key] for key in ("source", "scope", "method", "evidence", "reason")},
+        **{key: figures.get(key) for key in ("mbu", "mfu")},
+        "flags": row.flags,
         "headline": headline and {"metric": row.headline, **headline},
         "flips": flips_dict(level.flips),
         "p_holm": level.p_holm,
@@ -253,6 +285,15 @@ def _with_interval_s(estimate: dict[str, Any]) -> str:
     low, high = estimate["ci_low"], estimate["ci_high"]
     bounds = "–" if low is None else f"[{significant(low * 1e3)}, {significant(high * 1e3)}]"
     return f"{significant(estimate['value'] * 1e3)} ms\n{bounds}"
+
+
+def _plain_interval(estimate: dict[str, Any]) -> str:
+    low, high = estimate["ci_low"], estimate["ci_high"]
+    return significant(estimate["value"]) + ("" if low is None else f"\n{interval(low, high)}")
+
+
+def _percent(estimate: dict[str, Any]) -> str:
+    return f"{100 * estimate['value']:.0f} %"
 
 
 def _value_size(estimate: dict[str, Any]) -> str:

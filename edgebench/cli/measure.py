@@ -1,6 +1,5 @@
 """`run` and `sweep`: the verbs that measure."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import click
 
 from edgebench.cli.output import Column, emit, output_option, remark
 from edgebench.cli.progress import Progress
+from edgebench.cli.run_options import RUN_OPTIONS
 from edgebench.core.errors import UsageError
 
 db_option = click.option(
@@ -27,196 +27,6 @@ busy_option = click.option(
     envvar="EDGEBENCH_BUSY_TIMEOUT",
     help="Seconds to wait for a database that another program has locked.",
 )
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="EDGEBENCH_DATA",
-    help="Folder of suites whose questions are not shipped.",
-)
-
-_RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
-
-
-class Names(click.ParamType[Any]):
-    """Names by comma: `q8_0,q4_0`."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Split; empty parts are dropped."""
-        return (
-            value
-            if isinstance(value, tuple)
-            else tuple(part.strip() for part in str(value).split(",") if part.strip())
-        )
-
-
-class Numbers(click.ParamType[Any]):
-    """llama-bench's numbers: `512`, `128,512`, `1-8`, `1-8+2`, `1-64*2`."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """All values a list or range stands for."""
-        if isinstance(value, tuple):
-            return value
-        numbers: list[int] = []
-        for part in str(value).split(","):
-            if part.strip().isdigit():
-                numbers.append(int(part))
-            elif match := _RANGE.fullmatch(part.strip()):
-                numbers += _stepped(int(match[1]), int(match[2]), match[3] or "+", int(match[4] or 1))
-            else:
-                self.fail(f"{part!r} is not a number or a range like 1-8, 1-8+2 or 1-64*2", param, ctx)
-        return tuple(numbers)
-
-
-def _stepped(first: int, last: int, sign: str, by: int) -> list[int]:
-    numbers: list[int] = []
-    while first <= last and len(numbers) < 1000:
-        numbers.append(first)
-        following = first + by if sign == "+" else first * by
-        if following <= first:
-            break
-        first = following
-    return numbers
-
-
-NAMES, NUMBERS = Names(), Numbers()
-ON_OFF = click.Choice(["on", "off", "auto"])
-KV_TYPE = click.Choice(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
-POSITIVE = click.IntRange(min=1)
-
-RUN_OPTIONS: list[Callable[[Any], Any]] = [
-    click.option(
-        "--device", default="local", show_default=True, help="What to run on; `devices list` names them."
-    ),
-    click.option(
-        "-m",
-        "--model",
-        type=NAMES,
-        help="Model names, GGUF files or ONNX folders, by comma.  [default: smollm2-135m]",
-    ),
-    click.option("--quant", type=NAMES, help="Levels to make of each model and measure: f16,q8_0,q4_0,…"),
-    click.option("--runner", help="The engine; chosen by the file's format unless named."),
-    click.option(
-        "--mode",
-        type=click.Choice(["performance", "accuracy", "both"]),
-        default="both",
-        show_default=True,
-        help="What to measure.",
-    ),
-    click.option(
-        "--suite",
-        "--tasks",
-        "suite",
-        type=NAMES,
-        default="everyday",
-        show_default=True,
-        help="Suites, by comma.",
-    ),
-    click.option(
-        "--scorer",
-        type=click.Choice(["letter", "cloze", "generate"]),
-        help="How answers are read off.  [default: the suite's own]",
-    ),
-    data_option,
-    click.option(
-        "--key",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Answers (CSV) to a suite whose authors keep theirs; used here only, never stored or sent.",
-    ),
-    click.option(
-        "--num-fewshot",
-        "--num_fewshot",
-        "-f",
-        "num_fewshot",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Worked examples before each question.",
-    ),
-    click.option(
-        "--apply-chat-template/--no-apply-chat-template",
-        "--apply_chat_template",
-        "apply_chat_template",
-        default=False,
-        help="Ask as one user turn of the model's chat template.",
-    ),
-    click.option(
-        "--permute",
-        type=click.Choice(["none", "cyclic"]),
-        default="none",
-        show_default=True,
-        help="cyclic: ask each question with its options in every rotation.",
-    ),
-    click.option(
-        "--limit",
-        "-L",
-        type=POSITIVE,
-        help="A stratified sample of N questions or a few more (groups of 8).",
-    ),
-    click.option("--limit-first/--no-limit-first", help="The first N of the files, as lm-eval takes them."),
-    click.option(
-        "--target-ci",
-        type=click.FloatRange(min=0, max=0.5, min_open=True),
-        help="Stop when accuracy is known to ± this (0.02), by a bound that holds under peeking.",
-    ),
-    click.option(
-        "--truncate/--no-truncate",
-        default=True,
-        show_default=True,
-        help="Cut prompts that are too long from the left (counted), or refuse them.",
-    ),
-    click.option(
-        "--noise-floor/--no-noise-floor",
-        default=False,
-        show_default=True,
-        help="Also score each question alone: the file's flips against itself.",
-    ),
-    click.option(
-        "-p", "--n-prompt", type=NUMBERS, default="512", show_default=True, help="pp tests; 0: none."
-    ),
-    click.option("-n", "--n-gen", type=NUMBERS, default="128", show_default=True, help="tg tests; 0: none."),
-    click.option(
-        "-d", "--n-depth", type=NUMBERS, default="0", show_default=True, help="Tokens in the cache before."
-    ),
-    click.option(
-        "--chat",
-        type=click.IntRange(min=0),
-        default=64,
-        show_default=True,
-        help="Tokens to generate in the chat request that gives TTFT and TPOT; 0: none.",
-    ),
-    click.option(
-        "-r", "--repetitions", type=POSITIVE, default=5, show_default=True, help="Per visit and test."
-    ),
-    click.option(
-        "--rounds", type=POSITIVE, default=2, show_default=True, help="Visits per level, interleaved."
-    ),
-    click.option("-t", "--threads", type=POSITIVE, help="CPU threads.  [default: physical cores]"),
-    click.option("-b", "--batch-size", type=POSITIVE, default=2048, show_default=True, help="Logical batch."),
-    click.option(
-        "-ub", "--ubatch-size", type=POSITIVE, default=512, show_default=True, help="Physical batch."
-    ),
-    click.option("-ngl", "--n-gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU."),
-    click.option(
-        "-fa", "--flash-attn", type=ON_OFF, default="on", show_default=True, help="Flash attention."
-    ),
-    click.option(
-        "-ctk", "--cache-type-k", type=KV_TYPE, default="f16", show_default=True, help="K cache type."
-    ),
-    click.option(
-        "-ctv", "--cache-type-v", type=KV_TYPE, default="f16", show_default=True, help="V cache type."
-    ),
-    click.option("--mmap/--no-mmap", default=True, show_default=True, help="Map the weights, or read them."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the random tokens."),
-]
-
 RUN_EPILOG = """\b
 Examples:
   edgebench run                                             everything by default, on this computer
@@ -224,6 +34,8 @@ Examples:
   edgebench run -m model.gguf --mode performance -p 128,512 -n 64 -t 1
   edgebench run -m model.gguf --suite mmlu-medical --scorer letter --mode accuracy --data DIR
   edgebench run -m model.gguf --suite mmlu-medical --num-fewshot 5 --permute cyclic --limit 400 --data DIR
+  edgebench run -m model.gguf --mode performance --rigorous                 the full protocol
+  edgebench run -m model.gguf --mode performance -p 0 -n 0 --chat 0 --sustained 600
   edgebench run --dry-run                                   what would be done, and what is stored already
 
 The same command again does only what is missing. Random tokens (pp, tg) are not tokenized or sampled,
@@ -332,6 +144,12 @@ def make_request(options: dict[str, Any]) -> Any:
         limit=options["limit"],
         limit_first=options["limit_first"],
         target_ci=options["target_ci"],
+        energy=options["energy"],
+        tdp_w=options["tdp_w"],
+        rigorous=options["rigorous"],
+        cold_load=options["cold_load"],
+        sustained_s=options["sustained"],
+        marker=options["marker"],
         noise_floor=options["noise_floor"],
         n_prompt=options["n_prompt"],
         n_gen=options["n_gen"],

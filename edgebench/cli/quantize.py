@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from edgebench.cli.measure import NAMES, POSITIVE, busy_option, data_option, db_option
-from edgebench.cli.output import Column, emit, examples, output_option, remark
+from edgebench.cli.measure import busy_option, db_option
+from edgebench.cli.output import Column, emit, output_option, remark
 from edgebench.cli.progress import Progress
+from edgebench.cli.run_options import NAMES, POSITIVE, data_option
 from edgebench.core.errors import UsageError
 from edgebench.core.units import data_size, significant
 
@@ -214,21 +215,3 @@ def _estimate(estimate: dict[str, Any], n_digits: int | None = None) -> str:
     if estimate["ci_low"] is None:
         return show(estimate["value"])
     return f"{show(estimate['value'])}\n[{show(estimate['ci_low'])}, {show(estimate['ci_high'])}]"
-
-
-@click.command(
-    epilog=examples(
-        "edgebench reproduce levels/smollm2-135m-q4_k_m.gguf",
-        "edgebench reproduce 3f2a9c01",
-    )
-)
-@click.argument("artifact")
-@db_option
-def reproduce(artifact: str, db: Path) -> None:
-    """Print the command that makes an ARTIFACT again: its path, or the beginning of its sha256."""
-    from edgebench.session_ladder import creation_of
-
-    command, notes = creation_of(artifact, db)
-    click.echo(command)
-    for note in notes:
-        remark(note)

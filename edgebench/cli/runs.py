@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.core.flags import FLAG_WORDS
 from edgebench.core.units import data_size, duration, share, significant
 
 
@@ -17,6 +19,7 @@ from edgebench.core.units import data_size, duration, share, significant
         "edgebench runs list",
         "edgebench runs show latest",
         "edgebench runs show 01JD -o json",
+        "edgebench runs power latest wall.csv",
         "edgebench runs rm 01JD9",
     )
 )
@@ -59,6 +62,7 @@ def runs_list(db: Path, output: str) -> None:
 @output_option
 def runs_show(run: str, db: Path, output: str) -> None:
     """One run: what it was, and its figures. RUN is a unique beginning of its id, or `latest`."""
+    from edgebench.results.performance_summary import run_warnings
     from edgebench.results.run_report import accuracy_report
     from edgebench.results.store import Store
     from edgebench.results.summary import figures
@@ -67,14 +71,55 @@ def runs_show(run: str, db: Path, output: str) -> None:
         row = store.run(run)
         found = figures(store, row.id)
         report = accuracy_report(store, row) if row.mode == "accuracy" else None
+        windows, predictions = store.windows(row.id), store.predictions(row.id)
+        warnings = [] if report else run_warnings(store, row)
     if output in ("json", "jsonl", "csv"):  # one thing to parse
-        emit_one({**_run_row(row), **_details(row), **(report or {}), "figures": found}, output)
+        told = {"windows": windows, "predictions": predictions, "warnings": [asdict(w) for _, w in warnings]}
+        emit_one({**_run_row(row), **_details(row), **(report or {}), **told, "figures": found}, output)
         return
     emit_one({**_run_row(row), **_details(row), **(_asked(report) if report else {})}, output, row.id)
     # Parts have tables of their own.
     _emit_figures([f for f in found if report is None or f["test"] in (row.suite_id, "*")], output)
     if report is not None:
         _emit_parts(report, output)
+    _emit_predictions(predictions, found, output)
+    if any(window["source"] for window in windows):
+        emit(windows, WINDOW_COLUMNS, output, "energy by window")
+    for flag in row.flags:
+        remark(f"{flag}: {FLAG_WORDS.get(flag, 'see docs/method.md')}")
+    for test, warning in warnings:
+        remark(f"warning: {test}: {warning.text}; {warning.remedy}")
+
+
+def _emit_predictions(
+    predictions: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], output: str
+) -> None:
+    """What was predicted before the run beside what came of it."""
+    measured = {(f["test"], f["metric"]): f["value"] for f in found if f["statistic"] != "n_outliers"}
+    rows = []
+    for one in predictions:
+        value = measured.get((one["test"], one["metric"]))
+        error = None if not value else f"{100 * (one['value'] / value - 1):+.1f} %"
+        rows.append(
+            {
+                **one,
+                "shown": _figure(one["metric"], one["value"]),
+                "interval": _interval(one),
+                "measured": None if value is None else _figure(one["metric"], value),
+                "error": error,
+            }
+        )
+    columns = [
+        Column("test", "test"),
+        Column("metric", "figure"),
+        Column("shown", "predicted", right=True),
+        Column("interval", "95 % interval", right=True),
+        Column("measured", "measured", right=True),
+        Column("error", "error", right=True),
+        Column("basis", "predicted from"),
+    ]
+    if rows:
+        emit(rows, columns, output, "predictions")
 
 
 def _emit_figures(found: Sequence[dict[str, Any]], output: str) -> None:
@@ -86,7 +131,7 @@ def _emit_figures(found: Sequence[dict[str, Any]], output: str) -> None:
         Column("interval", "95 % interval", right=True),
         Column("n", "n", right=True),
     ]
-    shown = [{**f, "shown": _figure(f["metric"], f["value"]), "interval": _interval(f)} for f in found]
+    shown = [{**f, "shown": _value(f), "interval": _interval(f)} for f in found]
     emit(shown, columns, output, "figures")
 
 
@@ -131,6 +176,56 @@ def _emit_parts(report: dict[str, Any], output: str) -> None:
 def _estimate(estimate: dict[str, Any]) -> str:
     low, high = estimate["ci_low"], estimate["ci_high"]
     return share(estimate["value"]) + ("" if low is None else f" [{share(low)}, {share(high)}]")
+
+
+SCOPES = ("wall", "battery", "platform", "package", "gpu_board")
+
+
+@runs.command(
+    "power",
+    epilog=examples(
+        "edgebench run -m model.gguf --mode performance --marker",
+        "edgebench runs power latest wall.csv",
+        "edgebench runs power 01JD9A battery.jsonl --scope battery --source monsoon",
+    ),
+)
+@click.argument("run")
+@click.argument("log", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--scope", type=click.Choice(SCOPES), default="wall", show_default=True, help="What the meter measures."
+)
+@click.option("--source", default="external", show_default=True, help="What the meter is called.")
+@db_option
+@output_option
+def runs_power(run: str, log: Path, scope: str, source: str, db: Path, output: str) -> None:
+    """Take a run's energy from an external meter's LOG: CSV or JSONL of `t_unix_ns,watt`.
+
+    The run must have begun with load pulses (run --marker): the log is laid over them, whatever its clock.
+    """
+    from edgebench.core.energy import Scope
+    from edgebench.results.store import Store
+    from edgebench.session_power import import_power
+
+    with Store.open(db, create=False) as store:
+        windows = import_power(store, run, log, source=source, scope=Scope(scope))
+    emit(windows, WINDOW_COLUMNS, output, f"energy by {source}")
+
+
+def _joules(value: float) -> str:
+    return f"{significant(value)} J"
+
+
+WINDOW_COLUMNS = [
+    Column("kind", "window"),
+    Column("test", "test"),
+    Column("source", "meter"),
+    Column("scope", "scope"),
+    Column("energy_j", "energy", _joules, right=True),
+    Column("energy_u95_j", "±", _joules, right=True),
+    Column("n_requests", "requests", right=True),
+    Column("n_samples", "samples", right=True),
+    Column("energy_reason", "why none"),
+]
 
 
 @runs.command("rm", epilog=examples("edgebench runs rm 01JD9A", "edgebench runs rm latest --yes"))
@@ -181,9 +276,19 @@ def _details(run: Any) -> dict[str, Any]:
         "engine": json.loads(run.engine_json) if run.engine_json else None,
         "scheme_sha256": run.scheme_sha256,
         "timing_source": run.timing_source,
+        "flags": run.flags,
+        "baseline_rss_bytes": run.baseline_rss_bytes,
+        "meters": json.loads(run.meters_json) if run.meters_json else None,
+        "command": run.command,
         "edgebench_version": run.edgebench_version,
         "git_commit": run.git_commit,
     }
+
+
+def _value(figure: dict[str, Any]) -> str:
+    if figure["statistic"] == "n_outliers":
+        return f"{figure['value']:.0f}"
+    return _figure(figure["metric"], figure["value"])
 
 
 def _figure(metric: str, value: float) -> str:
@@ -193,6 +298,12 @@ def _figure(metric: str, value: float) -> str:
         return f"{significant(value)} tokens/s"
     if metric.endswith("_s"):
         return duration(value)
+    if metric.endswith("_w"):
+        return f"{significant(value)} W"
+    if metric.startswith("energy_"):
+        return _joules(value)
+    if metric in ("mbu", "mfu", "overhead_share", "retained_share"):
+        return f"{100 * value:.3g} %"
     return share(value) if metric.startswith(SHARES) else significant(value)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from edgebench.cli.measure import data_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.cli.run_options import data_option
 from edgebench.cli.suites_key import calibrate_key, score
 from edgebench.core.errors import SuiteError
 from edgebench.core.types import MEDICAL_NOTE

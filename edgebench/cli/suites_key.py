@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from edgebench.cli.measure import data_option, db_option
+from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, examples, output_option, remark
+from edgebench.cli.run_options import data_option
 from edgebench.core.errors import InvalidRun, UsageError
 from edgebench.core.types import MEDICAL_NOTE
 from edgebench.core.units import interval, share

@@ -24,6 +24,14 @@ class Session(Protocol):
     bos: int | None
     """The token a text begins with by default, or None."""
 
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """What the engine says it took for the open context's keys and values; None when it does not."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells of the open context."""
+
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
 

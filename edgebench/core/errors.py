@@ -4,6 +4,7 @@
     ├─ UsageError             exit 2   unknown model, level, suite, device: names the nearest ones
     ├─ MissingDependency      exit 1   an engine, a compiler, a package: says how to get it
     ├─ DeviceError            exit 1   the computer, the phone or one of its meters refused
+    ├─ MeterError             exit 1   an energy meter can't be read; carries the reason that is stored
     ├─ ModelError             exit 1   a model file is absent, corrupt, or not what it claims to be
     ├─ SuiteError             exit 1   a suite file or its data is absent or malformed (names the line)
     ├─ RunFailed              exit 1   a measuring process died; what it had sent is stored

@@ -1,21 +1,24 @@
 """The statistics edgebench prints: medians with intervals, shares with intervals, paired tests.
 
-Everything is seeded and plain; tests compare it with scipy.
+Everything is plain and repeats exactly; tests compare it with scipy.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from edgebench.core.grouped import Dependence, dependence, t95
 from edgebench.core.numeric import bisect
 
 Z95 = 1.959963984540054
 MIN_FOR_MEDIAN_INTERVAL = 6
 """Fewer values can't carry a 95 % interval of the median: [min, max] of 5 covers 93.75 %."""
 N_BOOTSTRAP = 10_000
+"""Draws of the cluster bootstrap (`core.resampling`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,56 +31,79 @@ class Estimate:
     n: int
 
 
-def median_of_groups(groups: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate | None:
-    """Median over all values, interval by a hierarchical bootstrap.
+def median_of_groups(groups: Sequence[Sequence[float]]) -> Estimate | None:
+    """Median over all values, with an interval between order statistics.
 
-    `groups` are the values of each process. Each of 10,000 draws resamples processes, then values
-    within them, so a spread between processes widens the interval as it should. None when empty.
+    `groups` are the values of each process. The interval is Hettmansperger & Sheather's (1986): exact
+    for whatever distribution when values are independent, interpolated to 95 %, never outside the
+    values. Where processes differ by more than chance, by the ranks of their values, it is as much
+    wider as `core.grouped` says. Simulated coverage of 2 x 5 and 6 x 5 values: 96 to 97 %; with a
+    spread between processes as large as that within them 84 % and 95 %: two processes can't tell how
+    much processes differ. None when empty.
     """
-    values = [value for group in groups for value in group]
+    values = sorted(value for group in groups for value in group)
     if not values:
         return None
-    centre = float(np.median(values))
-    if len(values) < MIN_FOR_MEDIAN_INTERVAL:
-        return Estimate(value=centre, ci_low=None, ci_high=None, n=len(values))
-    low, high = np.quantile(_resampled_medians(groups, np.random.default_rng(seed)), [0.025, 0.975])
-    return Estimate(value=centre, ci_low=float(low), ci_high=float(high), n=len(values))
+    low, high = _median_limits(values, dependence(_places(groups, values)))
+    return Estimate(value=float(np.median(values)), ci_low=low, ci_high=high, n=len(values))
 
 
-def ratio_of_medians(
-    base: Sequence[Sequence[float]], new: Sequence[Sequence[float]], *, seed: int = 0
-) -> Estimate | None:
-    """Median of `new` over median of `base` (positive values), interval by resampling both sides.
+def ratio_of_medians(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Estimate | None:
+    """Median of `new` over median of `base` (positive values), interval from those of both sides.
 
-    `n` is that of the smaller side. None when a side is empty.
+    The distances of the medians' limits are added in squares, as logarithms, below and above apart
+    (Newcombe's MOVER); the limits are of the spread between processes and the degrees of freedom of both
+    sides together. `n` is that of the smaller side. None when a side is empty.
     """
-    over, under = median_of_groups(new, seed=seed), median_of_groups(base, seed=seed)
-    if over is None or under is None:
+    under, over = (sorted(value for group in side for value in group) for side in (base, new))
+    if not under or not over:
         return None
-    n, value = min(over.n, under.n), over.value / under.value
+    n, bottom, top = min(len(under), len(over)), float(np.median(under)), float(np.median(over))
+    found = dependence(_places(base, under), _places(new, over))
+    (bottom_low, bottom_high), (top_low, top_high) = (_median_limits(v, found) for v in (under, over))
+    if bottom_low is None or bottom_high is None or top_low is None or top_high is None:
+        return Estimate(value=top / bottom, ci_low=None, ci_high=None, n=n)
+    below = math.hypot(math.log(top / top_low), math.log(bottom_high / bottom))
+    above = math.hypot(math.log(top_high / top), math.log(bottom / bottom_low))
+    ratio = top / bottom
+    return Estimate(value=ratio, ci_low=ratio * math.exp(-below), ci_high=ratio * math.exp(above), n=n)
+
+
+def _places(groups: Sequence[Sequence[float]], ordered: Sequence[float]) -> list[list[float]]:
+    """Each value's place among all, 0 to 1; equal values share the middle of their places."""
+    n = 2 * len(ordered)
+    return [[(bisect_left(ordered, v) + bisect_right(ordered, v)) / n for v in group] for group in groups]
+
+
+def _median_limits(ordered: Sequence[float], found: Dependence) -> tuple[float | None, float | None]:
+    """Of the median of `ordered`, allowing for what processes do; None where there are too few values."""
+    n = len(ordered)
     if n < MIN_FOR_MEDIAN_INTERVAL:
-        return Estimate(value=value, ci_low=None, ci_high=None, n=n)
-    rng = np.random.default_rng(seed)  # one stream for both sides: they are drawn independently
-    low, high = np.quantile(_resampled_medians(new, rng) / _resampled_medians(base, rng), [0.025, 0.975])
-    return Estimate(value=value, ci_low=float(low), ci_high=float(high), n=n)
+        return None, None
+    return _between_order_statistics(ordered, NormalDist().cdf(-Z95 * found.half_width_t / t95(n - 1)))
 
 
-def _resampled_medians(
-    groups: Sequence[Sequence[float]], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    """Medians of `N_BOOTSTRAP` draws: processes with replacement, then values within each."""
-    arrays = [np.asarray(group, dtype=float) for group in groups if len(group)]
-    draws = []
-    for _ in arrays:
-        # Process g of each draw: values picked within the process that was picked for this place.
-        picked = rng.integers(len(arrays), size=N_BOOTSTRAP)
-        block = np.full((N_BOOTSTRAP, max(map(len, arrays))), np.nan)
-        for g, array in enumerate(arrays):
-            rows = np.flatnonzero(picked == g)
-            block[rows, : len(array)] = array[rng.integers(len(array), size=(len(rows), len(array)))]
-        draws.append(block)
-    medians: npt.NDArray[np.float64] = np.nanmedian(np.hstack(draws), axis=1)
-    return medians
+def _between_order_statistics(ordered: Sequence[float], tail: float) -> tuple[float, float]:
+    """Limits that the median lies outside of with probability `tail` on each side (less at the ends).
+
+    The pair of order statistics k from each end misses with P(B < k), B the heads of n coins; between two
+    pairs Hettmansperger & Sheather interpolate as is right for Laplace's distribution, and nearly for all.
+    """
+    n = len(ordered)
+    misses, more, k = 0.5**n, _chance(1, n), 1
+    while misses + more <= tail:
+        misses, more, k = misses + more, _chance(k + 1, n), k + 1
+    if misses > tail:
+        return ordered[0], ordered[-1]
+    part = (tail - misses) / more
+    weight = (n - k) * part / (k + (n - 2 * k) * part)
+    low = (1 - weight) * ordered[k - 1] + weight * ordered[k]
+    return low, (1 - weight) * ordered[n - k] + weight * ordered[n - k - 1]
+
+
+def _chance(k: int, n: int) -> float:
+    """Of exactly `k` heads of `n` coins."""
+    return math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))
 
 
 def n_outliers(values: Sequence[float]) -> int:

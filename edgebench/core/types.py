@@ -135,9 +135,6 @@ WHOLE_LEVELS = frozenset({"f32", "f16", "bf16", "onnx-fp32", "onnx-fp16", "genai
 MEDICAL_NOTE = "exam-style accuracy, not clinical safety; not a medical device"
 """What stands under everything that shows the accuracy of a medical suite."""
 
-NO_METER = "no_meter"
-"""Why every energy figure is absent so far: this version reads no energy meter."""
-
 
 def level_label(quant: str, parent_quant: str | None) -> str:
     """`q8_0`, or `q8_0 (from q4_1)` when the parent's weights had been quantized before."""
@@ -164,17 +161,22 @@ class Workload:
     """A performance test: `n_prompt` tokens in, `n_gen` out, `n_depth` already in the cache.
 
     `pp512`, `tg128` and `pp512@d4096` are llama-bench's tests (random tokens, no tokenizer, no
-    sampling); `chat` is a text request with greedy sampling, the one that has a TTFT.
+    sampling); `chat` is a text request with greedy sampling, the one that has a TTFT. `sustained` is
+    tg over and over, each from an empty cache, so that a token's work stays the same and heat does not.
     """
 
     n_prompt: int = 0
     n_gen: int = 0
     n_depth: int = 0
     chat: bool = False
+    sustained_s: int = 0
+    """Requests of `n_gen` tokens, one after the other, for so long; 0: one request."""
 
     @property
     def name(self) -> str:
         """llama-bench's spelling: `pp512`, `tg128`, `pp512+tg128`, `pp512@d4096`."""
+        if self.sustained_s:
+            return f"sustained{self.sustained_s}"
         if self.chat:
             return f"chat{self.n_gen}"
         parts = [f"pp{self.n_prompt}"] if self.n_prompt else []

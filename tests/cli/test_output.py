@@ -48,7 +48,7 @@ def test_a_run_prints_its_result_alone_on_stdout(toy, edgebench):
     (row,) = json.loads(done.stdout)
     assert row["level"] == "q8_0"
     assert row["evidence"] == "synthetic"
-    assert (row["energy_j_per_token"], row["energy_reason"]) == (None, "no_meter")
+    assert (row["energy_j_per_token"], row["energy_reason"]) == (None, "no_sensor")
     assert "measuring speed" in done.stderr
     assert "asking for" in done.stderr
 

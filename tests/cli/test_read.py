@@ -187,7 +187,7 @@ def test_migrating_a_database_of_this_version_changes_nothing(measured, edgebenc
     before = rows(measured, "SELECT name, sql FROM sqlite_master")
     done = edgebench("db", "migrate")
     assert done.returncode == 0
-    assert "schema 3" in done.stderr
+    assert "schema 4" in done.stderr
     assert rows(measured, "SELECT name, sql FROM sqlite_master") == before
 
 

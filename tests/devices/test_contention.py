@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,6 +58,31 @@ def test_own_work_is_own() -> None:
     # The same interval with nobody of ours: the difference is our work.
     ours = after_nobody.foreign_since(before_nobody) - after.foreign_since(before)
     assert ours == pytest.approx(BUSY_S, abs=0.1)
+
+
+def test_ended_child_and_thread_are_own_and_a_living_child_is_not(
+    wait_until: Callable[[Callable[[], bool]], bool],
+) -> None:
+    before = read(os.getpid())
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-S", "-c", work], check=True)
+    child = read(os.getpid())
+    assert child.own_s - before.own_s > 0.25
+
+    def work_too() -> None:
+        start = time.thread_time()
+        while time.thread_time() - start < 0.3:
+            pass
+
+    thread = threading.Thread(target=work_too)
+    thread.start()
+    thread.join()
+    both = read(os.getpid())
+    assert both.own_s - child.own_s > 0.25
+    with busy_process() as other:
+        ours, others = read(os.getpid()), read(other)
+        wait_until(lambda: read(other).own_s - others.own_s > 0.3)
+        assert read(os.getpid()).own_s - ours.own_s < 0.15
 
 
 def test_rounding_never_makes_a_negative_share() -> None:

@@ -2,28 +2,27 @@
 
 import json
 import os
+import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgebench.core import cpu
 from edgebench.core.errors import UsageError
-from edgebench.core.hashing import sha256_json
 from edgebench.devices import local, profiles
-from edgebench.devices.local import default_threads, local_device, local_environment
+from edgebench.devices.local import default_threads, local_device
 from edgebench.devices.profiles import find_profile, profile_names
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """`told(cpuinfo, {path: text})`: the system has these files and no others."""
+    """`told(cpuinfo)`: what the kernel says of the processor, and all that it says."""
 
-    def tell(cpuinfo: str, files: Mapping[str, str] | None = None) -> None:
+    def tell(cpuinfo: str) -> None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
         monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
-        monkeypatch.setattr(local, "_lines", lambda path: (files or {}).get(path, "").splitlines())
 
     return tell
 
@@ -53,32 +52,14 @@ def test_arm_computers_tell_it_in_other_words(told: Callable[..., None]) -> None
     assert cpu.cpu_flags() == ["asimd", "fp"]
 
 
-def test_what_cannot_be_read_stays_none(told: Callable[..., None]) -> None:
+def test_unknown_processor_goes_by_its_architecture(told: Callable[..., None]) -> None:
     told("")
-    environment = local_environment()
-    assert environment.governor is None
-    assert environment.facts["transparent_hugepages"] is None
-    assert environment.facts["virtual_machine"] is False
-    assert environment.cpu
+    assert local.cpu_name() == platform.machine()
     assert cpu.cpu_flags() == []
-
-
-def test_environment_is_named_by_its_facts(told: Callable[..., None]) -> None:
-    first = local_environment()
-    assert first == local_environment()
-    assert first.id == sha256_json(first.facts)[:16]
-    told("", {"/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
-    other = local_environment()
-    assert other.governor == "powersave"
-    assert other.id != first.id
 
 
 def test_threads_are_within_what_this_process_may_use() -> None:
     assert 1 <= default_threads() <= len(os.sched_getaffinity(0))
-
-
-def test_file_that_is_not_there_has_no_lines() -> None:
-    assert local._first_line("/no/such/file") is None
 
 
 # Profiles ---------------------------------------------------------------------------------------

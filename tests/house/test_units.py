@@ -34,6 +34,7 @@ KNOWN = {
     *("n", "i", "id", "seed", "limit", "repetition", "repetitions", "repeat", "rounds"),  # counts and keys
     *("rotation", "token", "position", "start", "num_fewshot"),
     *("on_battery", "medical", "git_dirty", "throttled", "same_top"),  # 0 or 1
+    *("headline", "step", "accuracy", "correlation"),  # 0 or 1; in the meter's unit; shares
     *("correct", "correct_norm", "correct_a", "correct_b", "correct_bytes", "acc", "target_ci", "macro_f1"),
     *("value", "ci_low", "ci_high"),  # the unit stands beside them: in `unit`, or in `metric`
     *(

@@ -24,6 +24,7 @@ def test_a_fresh_database_has_every_table_and_the_newest_schema(store: Store) ->
         *("model", "artifact", "device", "environment", "suite", "question", "run", "trial"),
         *("token_time", "reading", "answer", "summary", "paired_answer"),
         *("check_run", "check_token", "check_greedy", "check_answer"),
+        *("energy_window", "device_limit", "prediction"),
     }
     assert store.rows("PRAGMA user_version") == [{"user_version": len(schema.MIGRATIONS)}]
     assert store.rows("PRAGMA journal_mode") == [{"journal_mode": "wal"}]

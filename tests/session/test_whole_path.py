@@ -104,7 +104,7 @@ def test_levels_take_turns_a_b_b_a_each_visit_in_a_fresh_process(database, rows)
 
 def test_absent_energy_says_why_in_every_row(database, rows):
     found = rows(database, "SELECT * FROM trial")
-    assert {r["energy_reason"] for r in found} == {"no_meter"}
+    assert {r["energy_reason"] for r in found} == {"no_sensor"}
     columns = [c for c in found[0] if c.startswith("energy_") and c != "energy_reason"]
     assert "energy_j" in columns
     assert all(r[c] is None for r in found for c in columns)
@@ -207,10 +207,3 @@ def test_two_files_with_the_same_content_are_measured_once(toy, rows, edgebench,
     models = f"{path.name},copy-q8_0.synthetic.json"
     assert edgebench("run", "-m", models, "--mode", "accuracy", "--limit", "8").returncode == 0
     assert len(rows(tmp_path / "edgebench.sqlite", "SELECT id FROM run")) == 1
-
-
-@pytest.mark.parametrize(("rounds", "expected"), [(1, "AB"), (2, "ABBA"), (3, "ABBAAB")])
-def test_rounds_alternate_their_direction(rounds, expected):
-    from edgebench.session_plan import interleaved
-
-    assert "".join("AB"[level] for _, level in interleaved(2, rounds)) == expected

@@ -1,0 +1,252 @@
+"""One visit: a fresh process, one artifact, the repetitions that are missing; stored as they come."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgebench.core.energy import Method
+from edgebench.core.types import Settings, Status
+from edgebench.devices.contention import CpuTimes
+from edgebench.devices.memory import read_pss
+from edgebench.devices.page_cache import evict, resident_share
+from edgebench.devices.state import DeviceState, StateReader, flags_between
+from edgebench.results.store import Store
+from edgebench.session_cell import Cell, Watcher, engine_of, start
+from edgebench.session_child import Child
+from edgebench.session_energy import Metering
+from edgebench.session_job import Job
+from edgebench.session_plan import Plan
+from edgebench.session_recorder import Clock, Recorder
+from edgebench.session_thermal import RIGOROUS_CAP_S, USUAL_CAP_S, Thermostat
+
+IDLE_S = 30.0
+"""How long an idle baseline is watched, before and after."""
+KV_SCALE = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 34 / 64, "q5_1": 24 / 64, "q5_0": 22 / 64} | {
+    "q4_1": 20 / 64,
+    "q4_0": 18 / 64,
+    "iq4_nl": 18 / 64,
+}
+"""Bytes of a cached value, as a share of its f16 form: 32 values share a block."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sensors:
+    """What a plan's visits share: meters, heat, the temperature they begin at."""
+
+    metering: Metering
+    state: StateReader
+    thermostat: Thermostat
+    rigorous: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Sensors":
+        """Those a plan asks for."""
+        rigorous = plan.request.rigorous
+        return cls(
+            metering=plan.metering,
+            state=StateReader(),
+            thermostat=Thermostat(cap_s=RIGOROUS_CAP_S if rigorous else USUAL_CAP_S),
+            rigorous=rigorous,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """The state of one visit; `run` does it."""
+
+    cell: Cell
+    plan: Plan
+    store: Store
+    watcher: Watcher
+    sensors: Sensors
+    round_index: int
+    process_index: int
+    clock: Clock
+    recorder: Recorder
+    load: dict[str, Any] = field(default_factory=dict)
+    """Columns of every trial of this process: how long loading took, from where."""
+    before: DeviceState | None = None
+    cpu_before: CpuTimes | None = None
+    waiting: list[str] = field(default_factory=list)
+    """Flags of the next test's repetitions: it could not be cooled down for."""
+    flushed: dict[str, int] = field(default_factory=dict)
+
+    def run(self, missing: Sequence[tuple[int, list[int]]]) -> None:
+        """Measure; raises what the measuring process refuses or dies with."""
+        store, cell, rigorous = self.store, self.cell, self.sensors.rigorous
+        store.set_status(cell.run_id, Status.RUNNING)
+        store.set_meters(cell.run_id, self.sensors.metering.facts())
+        self._cool_down()
+        if rigorous:
+            self._idle("idle_before")
+        cold = self._prepare_file()
+        workloads = [
+            _workload_todo(cell.job, i, repetitions, cell.job.config["seed"] + self.round_index)
+            for i, repetitions in missing
+        ]
+        job = {
+            "kind": "performance",
+            **engine_of(cell, self.plan),
+            "workloads": workloads,
+            "minimum_s": self.sensors.metering.minimum_s(rigorous=rigorous),
+        }
+        with start(job, self.plan, self.watcher) as child:
+            self.recorder.follow(child.pid)
+            for message in child.messages():
+                self._hear(message, child, cold)
+            self.recorder.follow(None)
+        if rigorous:
+            self._idle("idle_after")
+        self._flush()
+
+    def _hear(self, message: Mapping[str, Any], child: Child, cold: float | None) -> None:
+        match message["type"]:
+            case "progress":
+                self.watcher.step(f"{self.cell.artifact.quant.name} {self.cell.job.title}", 0)
+            case "loaded":
+                self.load = {"load_s": message["load_s"], "load_cached_share": cold}
+                self.store.set_engine(self.cell.run_id, message["facts"])
+                self.store.set_baseline(self.cell.run_id, message["baseline_rss_bytes"])
+                if self.sensors.rigorous:
+                    self._idle("loaded_idle")
+                self.before = self.recorder.state_now()
+                self.cpu_before = CpuTimes.read(child.pid)
+            case "trial":
+                self._trial(message, child)
+            case "window":
+                self._window(message, child)
+
+    def _trial(self, message: Mapping[str, Any], child: Child) -> None:
+        after, before = self.recorder.state_now(), self.before
+        seen = [memory for _, memory in self.recorder.peek_memory()]
+        memory = message["memory"]
+        pss = read_pss(child.pid)
+        self.recorder.look()  # a meter's last word on this repetition
+        flags = [*message["flags"], *self.waiting]
+        if before is not None and after is not None:
+            flags += flags_between(before, after)
+        trial = {
+            **_trial_columns(message, self.clock),
+            **self.load,
+            **self.sensors.metering.trial_columns(self.recorder, message["start_s"], message["end_s"]),
+            "round_index": self.round_index,
+            "process_index": self.process_index,
+            "peak_rss_bytes": memory.peak_rss_bytes if memory else None,
+            "peak_rss_anon_bytes": max((m.anon_bytes for m in seen), default=None),
+            "peak_rss_file_bytes": max((m.file_bytes for m in seen), default=None),
+            "pss_bytes": pss.pss_bytes if pss else None,
+            "kv_cache_predicted_bytes": self._predicted_cache_bytes(message["n_ctx"]),
+            "temperature_start_c": before.temperature_c if before else None,
+            "temperature_end_c": after.temperature_c if after else None,
+            "frequency_start_hz": before.frequency_hz if before else None,
+            "frequency_end_hz": after.frequency_hz if after else None,
+            "throttled": None if before is None or after is None else int("throttled" in flags),
+            "flags_json": json.dumps(list(dict.fromkeys(flags))),
+        }
+        self._flush()
+        self.store.add_trial(self.cell.run_id, trial, message["token_times_s"])
+        self.before = after
+        self.watcher.step(f"{self.cell.artifact.quant.name} {message['test']}")
+
+    def _window(self, message: Mapping[str, Any], child: Child) -> None:
+        cpu = CpuTimes.read(child.pid)
+        busy_core_s = cpu.own_s - self.cpu_before.own_s if cpu and self.cpu_before else None
+        columns = {key: message[key] for key in ("test", "busy_s", "n_requests", "n_prompt", "n_gen")}
+        self._store_windows("test", message["start_s"], message["end_s"], columns, busy_core_s)
+        self._cool_down()
+        self.before, self.cpu_before = self.recorder.state_now(), CpuTimes.read(child.pid)
+
+    def _idle(self, kind: str) -> None:
+        """An idle baseline, where there is a meter to make use of one."""
+        metering = self.sensors.metering
+        if metering.chosen is None:
+            return
+        begun = self.recorder.look()
+        time.sleep(max(IDLE_S, 100 * metering.chosen.update_s))
+        self._store_windows(kind, begun, self.recorder.look(), {"test": "*"}, None)
+
+    def _store_windows(
+        self, kind: str, start_s: float, end_s: float, columns: Mapping[str, Any], busy_core_s: float | None
+    ) -> None:
+        named = {
+            "kind": kind,
+            "round_index": self.round_index,
+            "process_index": self.process_index,
+            **columns,
+        }
+        rows = self.sensors.metering.windows(
+            self.recorder, self.clock, start_s, end_s, named, busy_core_s=busy_core_s
+        )
+        self.store.add_windows(self.cell.run_id, rows)
+
+    def _cool_down(self) -> None:
+        self.waiting = self.sensors.thermostat.cool_down(self.recorder, self.watcher)
+
+    def _prepare_file(self) -> float | None:
+        """The share of the file in memory before it is loaded; the first visit finds it on disk if it can."""
+        path = self.cell.artifact.path
+        if self.plan.request.cold_load and self.round_index == 0:
+            evict(path)
+        return resident_share(path)
+
+    def _predicted_cache_bytes(self, n_ctx: int) -> int | None:
+        per_token = self.cell.artifact.kv_bytes_per_token
+        if not per_token:
+            return None
+        settings = Settings(**self.cell.job.config["settings"])
+        scale = (KV_SCALE[settings.type_k] + KV_SCALE[settings.type_v]) / 2
+        return round(n_ctx * per_token * scale)
+
+    def _flush(self) -> None:
+        """Store what the sensors said since the last time."""
+        flush_readings(
+            self.recorder, self.sensors.metering, self.clock, self.cell.run_id, self.store, self.flushed
+        )
+
+
+def flush_readings(
+    recorder: Recorder,
+    metering: Metering,
+    clock: Clock,
+    run_id: str,
+    store: Store,
+    flushed: dict[str, int],
+) -> None:
+    """Move what a recorder holds and is not stored yet to the database; `flushed` counts by channel."""
+    taken = recorder.take_memory()
+    for channel, key in (("rss_anon", "anon_bytes"), ("rss_file", "file_bytes")):
+        rows = [(clock.run_s(at_s), float(getattr(memory, key))) for at_s, memory in taken]
+        store.add_readings(run_id, channel, "bytes", rows)
+    for meter in metering.meters:
+        source = meter.facts.source
+        fresh = recorder.samples(source)[flushed.get(source, 0) :]
+        flushed[source] = flushed.get(source, 0) + len(fresh)
+        kind, unit = ("energy", "J") if meter.facts.method is Method.COUNTER else ("power", "W")
+        rows = [(clock.run_s(sample.t_s), sample.value) for sample in fresh]
+        store.add_readings(run_id, f"{kind}:{source}", unit, rows)
+    states = recorder.states[flushed.get("state", 0) :]
+    flushed["state"] = flushed.get("state", 0) + len(states)
+    for channel, unit, key in (("temperature", "C", "temperature_c"), ("frequency", "Hz", "frequency_hz")):
+        told = [(clock.run_s(at_s), getattr(state, key)) for at_s, state in states]
+        store.add_readings(run_id, channel, unit, [(t, v) for t, v in told if v is not None])
+
+
+def _workload_todo(job: Job, i: int, repetitions: list[int], seed: int) -> dict[str, Any]:
+    w = job.workloads[i]
+    fields = ("n_prompt", "n_gen", "n_depth", "chat", "sustained_s")
+    return {
+        "workload": {name: getattr(w, name) for name in fields},
+        "repetitions": repetitions,
+        "seed": seed,
+    }
+
+
+def _trial_columns(message: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
+    copied = (
+        *("test", "phase", "repetition", "n_prompt", "n_gen", "n_depth", "prefill_s", "decode_s", "ttft_s"),
+        *("total_s", "engine_s", "foreign_cpu_s", "canary_before_s", "canary_after_s"),
+        *("n_major_faults", "swap_bytes", "kv_cache_bytes"),
+    )
+    return {**{key: message[key] for key in copied}, "started_s": clock.run_s(message["start_s"])}

@@ -1,0 +1,213 @@
+"""A sustained run read back: bins of tokens/s, watts and °C, its figures, and its rows of the summary."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from edgebench.core.energy import Absence, Sample
+from edgebench.core.errors import UsageError
+from edgebench.core.stats import Estimate
+from edgebench.core.sustained import Sustained, bin_edges, bins, counter_of, mean_w, sustained
+from edgebench.results.records import RunRow
+from edgebench.results.store import Store
+
+COUNTER, WATTS, TEMPERATURE = "energy:", "power:", "temperature"
+SEVERAL_METERS = "several_meters"
+"""Why there is no power: several meters were read, and the trial does not say whose figures count."""
+NOT_STEADY = "not_steady"
+
+FLAGS = {
+    "throttled": "the processor slowed itself down",
+    "noisy_neighbour": "other programs used the processor",
+    "unstable_host": "the host's speed changed meanwhile",
+    "on_battery": "on battery",
+    "paging": "pages were read from the disk meanwhile",
+    "thermal_not_settled": "the device had not cooled down before",
+    NOT_STEADY: "not steady: the rate has a trend",
+}
+"""Flags in words."""
+
+_TRIALS = """
+  SELECT * FROM trial WHERE phase = 'measured' AND test GLOB 'sustained[0-9]*' AND run_id = ?
+  ORDER BY total_s DESC, id"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Ten seconds of the run; the last one may be shorter."""
+
+    start_s: float
+    """Since the generation began."""
+    end_s: float
+    tokens_per_s: float
+    power_w: float | None
+    """Mean; None where the meter says too little of so short a time."""
+    temperature_c: float | None
+    """Mean of the samples within."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SustainedReport:
+    """A run's sustained test: what to show of it."""
+
+    run: RunRow
+    test: str
+    """`sustained600`."""
+    duration_s: float
+    n_tokens: int
+    n_threads: int | None
+    bins: tuple[Bin, ...]
+    figures: Sustained
+    power_reason: str | None
+    """Why no bin has watts; None where one has."""
+    energy_source: str | None
+    energy_scope: str | None
+    energy_evidence: str | None
+    flags: tuple[str, ...]
+    """The trial's, and `not_steady` where the rate has a trend."""
+
+
+def flag_words(flag: str) -> str:
+    """A flag as it is told."""
+    return FLAGS.get(flag, flag.replace("_", " "))
+
+
+def find_sustained(store: Store, name: str = "latest") -> RunRow:
+    """The run whose id begins with `name`; `latest`: the newest with a sustained test."""
+    if name != "latest":
+        return store.run(name)
+    sql = "SELECT DISTINCT run_id FROM trial WHERE phase = 'measured' AND test GLOB 'sustained[0-9]*'"
+    found = {row["run_id"] for row in store.rows(sql)}
+    run = next((run for run in store.runs() if run.id in found), None)
+    if run is None:
+        raise UsageError(f"no run in {store.path} has a sustained test", "edgebench run --sustained 600")
+    return run
+
+
+def sustained_report(store: Store, run: RunRow) -> SustainedReport:
+    """The run's sustained test (the longest, were there several); UsageError when it has none."""
+    trials = store.rows(_TRIALS, (run.id,))
+    if not trials:
+        raise UsageError(f"run {run.id} has no sustained test", "edgebench run --sustained 600")
+    trial = trials[0]
+    sql = "SELECT t_s FROM token_time WHERE trial_id = ? ORDER BY i"
+    times_s = [row["t_s"] for row in store.rows(sql, (trial["id"],))]
+    source, energy = _energy(store, trial)
+    temperatures = _samples(store, trial, TEMPERATURE)
+    figures = sustained(times_s, trial["total_s"], energy=energy, temperatures=temperatures)
+    cut = _bins(times_s, trial["total_s"], energy, temperatures)
+    return SustainedReport(
+        run=run,
+        test=trial["test"],
+        duration_s=trial["total_s"],
+        n_tokens=len(times_s),
+        n_threads=run.config.get("settings", run.config).get("n_threads"),
+        bins=cut,
+        figures=figures,
+        power_reason=_power_reason(cut, energy),
+        energy_source=source,
+        energy_scope=trial["energy_scope"] if source else None,
+        energy_evidence=trial["energy_evidence"] if source else None,
+        flags=_flags(trial, figures),
+    )
+
+
+def sustained_rows(store: Store, run: RunRow) -> list[dict[str, object]]:
+    """Summary rows of a run's sustained test; none where it has no such test."""
+    if not store.rows(_TRIALS, (run.id,)):
+        return []
+    report = sustained_report(store, run)
+    found, n = report.figures, report.figures.n_bins
+    rows = (
+        ("burst_tokens_per_s", "median", found.burst_tokens_per_s),
+        ("sustained_tokens_per_s", "median", found.sustained_tokens_per_s),
+        ("retained_share", "ratio", found.retained_share),
+        ("time_to_90_s", "first", _plain(found.time_to_90_s, n)),
+        ("temperature_max_c", "max", _plain(found.temperature_max_c, n)),
+    )
+    return [
+        {
+            "test": report.test,
+            "metric": metric,
+            "statistic": statistic,
+            "value": figure.value,
+            "ci_low": figure.ci_low,
+            "ci_high": figure.ci_high,
+            "n": figure.n,
+        }
+        for metric, statistic, figure in rows
+        if figure is not None
+    ]
+
+
+def _plain(value: float | None, n: int) -> Estimate | None:
+    return None if value is None else Estimate(value=value, ci_low=None, ci_high=None, n=n)
+
+
+def _energy(store: Store, trial: dict[str, Any]) -> tuple[str | None, list[Sample] | str]:
+    """(the meter, its counter's samples or why there are none)."""
+    source, reason = trial["energy_source"], trial["energy_reason"]
+    if source and reason:
+        return source, reason
+    sql = "SELECT DISTINCT channel FROM reading WHERE run_id = ? AND (channel GLOB ? OR channel GLOB ?)"
+    channels = {row["channel"] for row in store.rows(sql, (trial["run_id"], f"{COUNTER}*", f"{WATTS}*"))}
+    sources = {source} if source else {channel.partition(":")[2] for channel in channels}
+    if len(sources) > 1:
+        return None, SEVERAL_METERS
+    for source in sources:
+        # The counter where there are both: it misses nothing between two looks.
+        if f"{COUNTER}{source}" in channels:
+            return source, _samples(store, trial, f"{COUNTER}{source}")
+        if f"{WATTS}{source}" in channels:
+            return source, counter_of(_samples(store, trial, f"{WATTS}{source}"))
+    return source, reason or Absence.NO_SENSOR
+
+
+def _samples(store: Store, trial: dict[str, Any], channel: str) -> list[Sample]:
+    """What a channel said, its time counted from the trial's start; before and after it too."""
+    sql = "SELECT t_s, value FROM reading WHERE run_id = ? AND channel = ? ORDER BY t_s"
+    rows = store.rows(sql, (trial["run_id"], channel))
+    return [Sample(row["t_s"] - trial["started_s"], row["value"]) for row in rows]
+
+
+def _bins(
+    times_s: Sequence[float], duration_s: float, energy: Sequence[Sample] | str, heat: Sequence[Sample]
+) -> tuple[Bin, ...]:
+    spans = pairwise(bin_edges(duration_s))
+    return tuple(
+        Bin(
+            start_s=start_s,
+            end_s=end_s,
+            tokens_per_s=rate,
+            power_w=_power_w(energy, start_s, end_s),
+            temperature_c=_mean([sample.value for sample in heat if start_s <= sample.t_s < end_s]),
+        )
+        for (start_s, end_s), rate in zip(spans, bins(times_s, duration_s), strict=True)
+    )
+
+
+def _power_w(energy: Sequence[Sample] | str, start_s: float, end_s: float) -> float | None:
+    found = energy if isinstance(energy, str) else mean_w(energy, start_s, end_s)
+    return None if isinstance(found, str) else found
+
+
+def _power_reason(cut: Sequence[Bin], energy: Sequence[Sample] | str) -> str | None:
+    if any(each.power_w is not None for each in cut):
+        return None
+    if isinstance(energy, str):
+        return energy
+    refused = (mean_w(energy, each.start_s, each.end_s) for each in cut)
+    return next((found.value for found in refused if isinstance(found, Absence)), Absence.WINDOW_TOO_SHORT)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _flags(trial: dict[str, Any], figures: Sustained) -> tuple[str, ...]:
+    flags = [str(flag) for flag in json.loads(trial["flags_json"])]
+    if trial["throttled"]:
+        flags.insert(0, "throttled")
+    return tuple(dict.fromkeys([*flags, *([NOT_STEADY] if figures.not_steady else [])]))
