@@ -7,20 +7,19 @@ command finds what is stored and does only what is missing.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from edgebench.core.errors import EdgebenchError, ModelError, StoreError
 from edgebench.core.hashing import sha256_text
 from edgebench.core.paths import cache_dir
-from edgebench.core.types import Artifact, Evidence, Format, Mode, Status
+from edgebench.core.types import Artifact, Mode, Status
 from edgebench.quantize.manifest import manifest_of
 from edgebench.results.store import Store
+from edgebench.session_bounds import know_limits
 from edgebench.session_cell import Cell, Outcome, Watcher
 from edgebench.session_git import git_state
 from edgebench.session_job import Job
-from edgebench.session_limits import limit_facts, limits_of, model_shape
 from edgebench.session_models import make_level, peek_level, resolve
 from edgebench.session_plan import Plan
 from edgebench.session_power import pulse, store_marker
@@ -73,7 +72,7 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
         accuracy = [cell for cell in cells if cell.job.mode is Mode.ACCURACY]
         sensors = Sensors.of(plan)
-        _know_limits(cells, plan, store, watcher)
+        know_limits(cells, plan, store, watcher)
         for cell in cells:
             if cell.job.mode is Mode.PERFORMANCE and store.run(cell.run_id).status is not Status.COMPLETE:
                 predict_cell(cell, plan, store)
@@ -91,27 +90,6 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
         finally:
             plan.metering.close()
     return outcome
-
-
-def _know_limits(cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watcher) -> None:
-    """What the device can do at most, and what each file asks of it: where speeds are measured."""
-    speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
-    files = {
-        cell.artifact.sha256: cell.artifact for cell in speed if cell.artifact.quant.format is Format.GGUF
-    }
-    if not files:
-        return
-    for artifact in files.values():
-        store.set_shape(artifact.sha256, asdict(model_shape(artifact.path)))
-    device_id, environment_id, n_threads = plan.device.id, plan.environment.id, plan.settings.n_threads
-    if store.limits(device_id=device_id, environment_id=environment_id, n_threads=n_threads) is None:
-        store.add_limits(
-            device_id=device_id,
-            environment_id=environment_id,
-            n_threads=n_threads,
-            facts=limit_facts(limits_of(n_threads, watcher.say)),
-            evidence=Evidence.MEASURED,
-        )
 
 
 def _mark(cells: Sequence[Cell], store: Store, watcher: Watcher) -> None:

@@ -55,7 +55,7 @@ class Request:
     limit: int | None = None
     limit_first: bool = False
     target_ci: float | None = None
-    energy: str = AUTO
+    meter: str = AUTO
     tdp_w: float | None = None
     rigorous: bool = False
     cold_load: bool = False
@@ -114,7 +114,7 @@ def make_plan(request: Request) -> Plan:
         mmap=request.mmap,
     )
     metering = open_metering(
-        request.energy,
+        request.meter,
         on_gpu=request.n_gpu_layers != 0,
         tdp_w=request.tdp_w,
         n_cores=os.cpu_count() or 1,

@@ -25,7 +25,8 @@ _TESTS = """
        AND metric IN ('energy_j_per_token','energy_j_per_prompt_token')) AS energy_j_per_token,
     (SELECT scope FROM energy_window w WHERE w.run_id = trial.run_id AND headline AND energy_j IS NOT NULL
        LIMIT 1) AS scope
-  FROM trial WHERE run_id = ? AND test NOT LIKE 'chat%' AND test NOT LIKE 'sustained%' GROUP BY trial.test"""
+  FROM trial WHERE run_id = ? AND phase = 'measured' AND test NOT GLOB 'chat*' AND test NOT GLOB 'sustained*'
+  GROUP BY trial.test"""
 
 
 def known_measurements(store: Store, *, device_id: str, environment_id: str) -> list[Measured]:

@@ -35,6 +35,7 @@ _FLAGS = {
     "n_prompt": "-p",
     "n_gen": "-n",
     "n_depth": "-d",
+    "meter": "--energy",
     "tdp_w": "--model-energy",
     "sustained_s": "--sustained",
 }

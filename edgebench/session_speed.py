@@ -6,6 +6,7 @@ from edgebench.core.latency import enough
 from edgebench.core.stats import median_of_groups
 from edgebench.results.performance_summary import samples
 from edgebench.results.store import Store
+from edgebench.session_bounds import doubt_limits
 from edgebench.session_cell import Cell, Outcome, Watcher, close, recorded
 from edgebench.session_plan import MAX_ROUNDS, Plan
 from edgebench.session_recorder import Clock, Recorder
@@ -52,6 +53,7 @@ def _measure_job(
     for cell in cells:
         if cell.run_id not in failed:
             with recorded(cell, store, watcher, outcome, failed):
+                doubt_limits(cell, plan, store, watcher)
                 close(cell, store)
 
 

@@ -82,7 +82,7 @@ class LevelRow:
     """Tensors that are not of a type the level's name promises, because of their shape."""
     n_flagged: int
     """Measured trials taken while something disturbed the device."""
-    energy: Mapping[str, Any]
+    meter: Mapping[str, Any]
     """What the joules come from (source, scope, method, evidence), or the reason for none."""
     performance: RunRow | None
     accuracy: RunRow | None
@@ -165,7 +165,7 @@ def refuse_mixed_schemes(rows: Sequence[LevelRow]) -> None:
 
 def refuse_mixed_scopes(rows: Sequence[LevelRow]) -> None:
     """UsageError when the joules of these levels are of different things: a package's, a whole device's."""
-    scopes = {str(row.energy["scope"]): row.label for row in rows if row.energy["scope"]}
+    scopes = {str(row.meter["scope"]): row.label for row in rows if row.meter["scope"]}
     if len(scopes) > 1:
         named = ", ".join(f"{label} ({scope})" for scope, label in scopes.items())
         raise UsageError(
@@ -285,7 +285,7 @@ def _level(
         n_outliers=n_outliers.get(one.performance.id, 0) if one.performance else 0,
         n_fallback=run.n_fallback,
         n_flagged=int(flagged.value) if flagged else 0,
-        energy=energy_told(store.windows(run.id)),
+        meter=energy_told(store.windows(run.id)),
         performance=one.performance,
         accuracy=one.accuracy,
         alone=one.alone,

@@ -77,7 +77,7 @@ class MeasurementStore(Database):
         found = self.rows("SELECT shape_json FROM artifact WHERE id = ?", (artifact_id,))
         return json.loads(found[0]["shape_json"]) if found and found[0]["shape_json"] else None
 
-    def add_limits(
+    def set_limits(
         self,
         *,
         device_id: str,
@@ -86,7 +86,7 @@ class MeasurementStore(Database):
         facts: Mapping[str, Any],
         evidence: Evidence,
     ) -> None:
-        """Record what a device can do at most; the first word stands."""
+        """Record what a device can do at most, in place of what was known."""
         row = {
             "device_id": device_id,
             "environment_id": environment_id,
@@ -96,10 +96,14 @@ class MeasurementStore(Database):
             "measured_at": now(),
         }
         with self._write() as connection:
-            insert(connection, "device_limit", row, keep=True)
+            connection.execute(
+                "DELETE FROM device_limit WHERE device_id = ? AND environment_id = ? AND n_threads = ?",
+                (device_id, environment_id, n_threads),
+            )
+            insert(connection, "device_limit", row)
 
     def limits(self, *, device_id: str, environment_id: str, n_threads: int) -> dict[str, Any] | None:
-        """What `add_limits` recorded."""
+        """What `set_limits` recorded."""
         found = self.rows(
             "SELECT facts_json FROM device_limit"
             " WHERE device_id = ? AND environment_id = ? AND n_threads = ?",

@@ -167,7 +167,7 @@ def front(rows: Iterable[LevelRow], x: Metric, y: Metric, *, allow_synthetic: bo
 
 def _is_measured(row: LevelRow, *axes: Metric) -> bool:
     """Whether both figures are: a recorded meter's joules are not, also of a run that is."""
-    replayed = row.energy["evidence"] not in (None, Evidence.MEASURED)
+    replayed = row.meter["evidence"] not in (None, Evidence.MEASURED)
     uses_energy = any(axis.name.startswith("energy_") for axis in axes)
     return row.evidence is Evidence.MEASURED and not (uses_energy and replayed)
 

@@ -8,26 +8,14 @@ from typing import Any
 
 from edgebench.core.energy import Absence, Sample
 from edgebench.core.errors import UsageError
+from edgebench.core.flags import FLAG_WORDS
 from edgebench.core.stats import Estimate
 from edgebench.core.sustained import Sustained, bin_edges, bins, counter_of, mean_w, sustained
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 
-COUNTER, WATTS, TEMPERATURE = "energy:", "power:", "temperature"
-SEVERAL_METERS = "several_meters"
-"""Why there is no power: several meters were read, and the trial does not say whose figures count."""
+TEMPERATURE = "temperature"
 NOT_STEADY = "not_steady"
-
-FLAGS = {
-    "throttled": "the processor slowed itself down",
-    "noisy_neighbour": "other programs used the processor",
-    "unstable_host": "the host's speed changed meanwhile",
-    "on_battery": "on battery",
-    "paging": "pages were read from the disk meanwhile",
-    "thermal_not_settled": "the device had not cooled down before",
-    NOT_STEADY: "not steady: the rate has a trend",
-}
-"""Flags in words."""
 
 _TRIALS = """
   SELECT * FROM trial WHERE phase = 'measured' AND test GLOB 'sustained[0-9]*' AND run_id = ?
@@ -70,8 +58,8 @@ class SustainedReport:
 
 
 def flag_words(flag: str) -> str:
-    """A flag as it is told."""
-    return FLAGS.get(flag, flag.replace("_", " "))
+    """A flag in words, without the advice."""
+    return FLAG_WORDS.get(flag, flag.replace("_", " ")).partition(";")[0]
 
 
 def find_sustained(store: Store, name: str = "latest") -> RunRow:
@@ -94,10 +82,16 @@ def sustained_report(store: Store, run: RunRow) -> SustainedReport:
     trial = trials[0]
     sql = "SELECT t_s FROM token_time WHERE trial_id = ? ORDER BY i"
     times_s = [row["t_s"] for row in store.rows(sql, (trial["id"],))]
-    source, energy = _energy(store, trial)
+    power = _power(store, run, trial)
     temperatures = _samples(store, trial, TEMPERATURE)
-    figures = sustained(times_s, trial["total_s"], energy=energy, temperatures=temperatures)
-    cut = _bins(times_s, trial["total_s"], energy, temperatures)
+    figures = sustained(
+        times_s,
+        trial["total_s"],
+        energy=power.counter,
+        minimum_s=power.minimum_s,
+        temperatures=temperatures,
+    )
+    cut = _bins(times_s, trial["total_s"], power, temperatures)
     return SustainedReport(
         run=run,
         test=trial["test"],
@@ -106,10 +100,10 @@ def sustained_report(store: Store, run: RunRow) -> SustainedReport:
         n_threads=run.config.get("settings", run.config).get("n_threads"),
         bins=cut,
         figures=figures,
-        power_reason=_power_reason(cut, energy),
-        energy_source=source,
-        energy_scope=trial["energy_scope"] if source else None,
-        energy_evidence=trial["energy_evidence"] if source else None,
+        power_reason=_power_reason(cut, power),
+        energy_source=power.source,
+        energy_scope=power.scope,
+        energy_evidence=power.evidence,
         flags=_flags(trial, figures),
     )
 
@@ -146,23 +140,49 @@ def _plain(value: float | None, n: int) -> Estimate | None:
     return None if value is None else Estimate(value=value, ci_low=None, ci_high=None, n=n)
 
 
-def _energy(store: Store, trial: dict[str, Any]) -> tuple[str | None, list[Sample] | str]:
-    """(the meter, its counter's samples or why there are none)."""
-    source, reason = trial["energy_source"], trial["energy_reason"]
-    if source and reason:
-        return source, reason
-    sql = "SELECT DISTINCT channel FROM reading WHERE run_id = ? AND (channel GLOB ? OR channel GLOB ?)"
-    channels = {row["channel"] for row in store.rows(sql, (trial["run_id"], f"{COUNTER}*", f"{WATTS}*"))}
-    sources = {source} if source else {channel.partition(":")[2] for channel in channels}
-    if len(sources) > 1:
-        return None, SEVERAL_METERS
-    for source in sources:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Power:
+    """The meter that a trial's energy figures come from, and what it said."""
+
+    source: str | None
+    scope: str | None
+    evidence: str | None
+    minimum_s: float
+    counter: list[Sample] | str
+    """J, or why there are none."""
+
+    def mean_w(self, start_s: float, end_s: float) -> float | str:
+        """Mean power of a stretch of time, or why there is none."""
+        if isinstance(self.counter, str):
+            return self.counter
+        return mean_w(self.counter, start_s, end_s, minimum_s=self.minimum_s)
+
+
+def _power(store: Store, run: RunRow, trial: dict[str, Any]) -> _Power:
+    """From the test's window that counts (a log laid over the run later may have taken its place)."""
+    chosen = (w for w in store.windows(run.id) if w["test"] == trial["test"] and w["headline"])
+    trials_own = {key: trial[f"energy_{key}"] for key in ("source", "scope", "evidence")}
+    told = next(chosen, {**trials_own, "energy_reason": trial["energy_reason"]})
+    source, reason = told["source"], told["energy_reason"]
+    counter: list[Sample] | str = reason or Absence.NO_SENSOR
+    if source and not reason:
         # The counter where there are both: it misses nothing between two looks.
-        if f"{COUNTER}{source}" in channels:
-            return source, _samples(store, trial, f"{COUNTER}{source}")
-        if f"{WATTS}{source}" in channels:
-            return source, counter_of(_samples(store, trial, f"{WATTS}{source}"))
-    return source, reason or Absence.NO_SENSOR
+        counter = _samples(store, trial, f"energy:{source}") or counter_of(
+            _samples(store, trial, f"power:{source}")
+        )
+    return _Power(
+        source=source,
+        scope=told["scope"],
+        evidence=told["evidence"],
+        minimum_s=_minimum_s(run, source),
+        counter=counter or Absence.NO_SENSOR,
+    )
+
+
+def _minimum_s(run: RunRow, source: str | None) -> float:
+    """The shortest window a meter is trusted for; 0 where the run does not tell."""
+    meters = json.loads(run.meters_json)["meters"] if run.meters_json else []
+    return next((float(meter["minimum_s"]) for meter in meters if meter["source"] == source), 0.0)
 
 
 def _samples(store: Store, trial: dict[str, Any], channel: str) -> list[Sample]:
@@ -173,7 +193,7 @@ def _samples(store: Store, trial: dict[str, Any], channel: str) -> list[Sample]:
 
 
 def _bins(
-    times_s: Sequence[float], duration_s: float, energy: Sequence[Sample] | str, heat: Sequence[Sample]
+    times_s: Sequence[float], duration_s: float, power: _Power, heat: Sequence[Sample]
 ) -> tuple[Bin, ...]:
     spans = pairwise(bin_edges(duration_s))
     return tuple(
@@ -181,25 +201,18 @@ def _bins(
             start_s=start_s,
             end_s=end_s,
             tokens_per_s=rate,
-            power_w=_power_w(energy, start_s, end_s),
+            power_w=None if isinstance(found := power.mean_w(start_s, end_s), str) else found,
             temperature_c=_mean([sample.value for sample in heat if start_s <= sample.t_s < end_s]),
         )
         for (start_s, end_s), rate in zip(spans, bins(times_s, duration_s), strict=True)
     )
 
 
-def _power_w(energy: Sequence[Sample] | str, start_s: float, end_s: float) -> float | None:
-    found = energy if isinstance(energy, str) else mean_w(energy, start_s, end_s)
-    return None if isinstance(found, str) else found
-
-
-def _power_reason(cut: Sequence[Bin], energy: Sequence[Sample] | str) -> str | None:
+def _power_reason(cut: Sequence[Bin], power: _Power) -> str | None:
     if any(each.power_w is not None for each in cut):
         return None
-    if isinstance(energy, str):
-        return energy
-    refused = (mean_w(energy, each.start_s, each.end_s) for each in cut)
-    return next((found.value for found in refused if isinstance(found, Absence)), Absence.WINDOW_TOO_SHORT)
+    reasons = (power.mean_w(each.start_s, each.end_s) for each in cut)
+    return str(next(reasons, Absence.WINDOW_TOO_SHORT))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -83,21 +83,25 @@ def sustained_picture(report: SustainedReport, out: Path) -> None:
 def describe(report: SustainedReport) -> str:
     """The picture's foot: what was measured, what the lines are, what is missing and why, what disturbed."""
     found = report.figures
-    lines = [
-        f"{report.test}: {report.n_tokens} tokens in {clock(report.duration_s)} min · {report.run.runner}"
-        f" {report.run.runner_version} · points: bins of {BIN_S:g} s"
-    ]
+    engine = f"{report.run.runner} {report.run.runner_version}"
+    tokens = f"{report.test}: {report.n_tokens} tokens in {clock(report.duration_s)} min"
+    lines = [f"{tokens} · {engine} · points: bins of {BIN_S:g} s"]
     lines += [retained_told(found.retained_share)] if found.retained_share else []
     absent = [
         f"{what}: not measured ({why})"
         for what, why in (
-            ("power", report.power_reason),
+            ("power", None if found.sustained_w is not None else report.power_reason),
             ("temperature", found.reasons.get("temperature_max_c")),
         )
         if why
     ]
     lines += [" · ".join(absent)] if absent else []
-    lines += [f"flags: {', '.join(map(flag_words, report.flags))}"] if report.flags else []
+    if report.power_reason and found.sustained_w is not None:
+        lines.append(
+            f"power of {report.energy_source}: {significant(found.sustained_w)} W in the last 60 s"
+            f" ({significant(found.sustained_j_per_token)} J/token); its meter is too slow for bins"
+        )
+    lines += [f"flags: {'; '.join(map(flag_words, report.flags))}"] if report.flags else []
     kinds = {"speed": report.run.evidence, "power": report.energy_evidence}
     told = [f"{what} is {kind}" for what, kind in kinds.items() if kind not in (None, "measured")]
     lines += [f"not measured: {', '.join(told)}"] if told else []

@@ -203,11 +203,11 @@ def _legend(levels: Sequence[Any]) -> None:
 
 def _explain_energy(rows: Sequence[Any]) -> None:
     """Where joules come from, or why there are none; what memory means; what flags say."""
-    sources = {(r.energy["source"], r.energy["scope"]) for r in rows if not r.energy["reason"]}
+    sources = {(r.meter["source"], r.meter["scope"]) for r in rows if not r.meter["reason"]}
     for source, scope in sorted(sources):
         remark(f"J: gross energy of {source}, scope {scope}; per unit of the test's work [95 % interval]")
     if any(row.performance for row in rows):
-        for reason in sorted({str(r.energy["reason"]) for r in rows if r.energy["reason"]}):
+        for reason in sorted({str(r.meter["reason"]) for r in rows if r.meter["reason"]}):
             remark(f"energy: not measured ({reason})")
     if any("peak_rss_bytes" in row.figures for row in rows):
         remark(MEMORY_DEFINITION)
@@ -237,7 +237,7 @@ def _level_dict(level: Any, margin: float | None) -> dict[str, Any]:
         },
         **{key: figures.get(key) for key in ("peak_rss_bytes", "load_s", "acc")},
         **{key: figures.get(key) for key in ENERGIES},
-        **{f"energy_{key}": row.energy[key] for key in ("source", "scope", "method", "evidence", "reason")},
+        **{f"energy_{key}": row.meter[key] for key in ("source", "scope", "method", "evidence", "reason")},
         **{key: figures.get(key) for key in ("mbu", "mfu")},
         "flags": row.flags,
         "headline": headline and {"metric": row.headline, **headline},

@@ -144,7 +144,7 @@ def make_request(options: dict[str, Any]) -> Any:
         limit=options["limit"],
         limit_first=options["limit_first"],
         target_ci=options["target_ci"],
-        energy=options["energy"],
+        meter=options["energy"],
         tdp_w=options["tdp_w"],
         rigorous=options["rigorous"],
         cold_load=options["cold_load"],

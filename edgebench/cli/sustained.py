@@ -128,12 +128,12 @@ def _explain(row: Mapping[str, Any], report: Any) -> None:
         remark("retained: sustained over burst; its 95 % interval is of the noise within this run")
     for told in _absences(row["reasons"]):
         remark(told)
-    if row["energy_source"] and row["burst_w"] is not None:
+    if row["burst_w"] is not None or row["sustained_w"] is not None:
         remark(
             f"energy: {row['energy_source']}" + (f", {row['energy_scope']}" if row["energy_scope"] else "")
         )
     if row["flags"]:
-        remark(f"flags: {', '.join(map(flag_words, row['flags']))}")
+        remark(f"flags: {'; '.join(map(flag_words, row['flags']))}")
     if row["status"] != "complete":
         remark(f"the run is {row['status']}" + (f": {why}" if (why := report.run.invalid_reason) else ""))
     if row["evidence"] != "measured" or row["energy_evidence"] not in (None, "measured"):

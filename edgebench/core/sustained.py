@@ -159,13 +159,18 @@ def counter_of(watts: Sequence[Sample]) -> list[Sample]:
     return counted
 
 
-def mean_w(counter: Sequence[Sample], start_s: float, end_s: float) -> float | Absence:
+def mean_w(
+    counter: Sequence[Sample], start_s: float, end_s: float, *, minimum_s: float = 0.0
+) -> float | Absence:
     """Mean power over a window from samples of a counter in J, in order of time; or why there is none.
 
     Both edges are interpolated between changes of the counter: samples that repeat a value are stale.
+    A window below `minimum_s`, or with fewer than five changes, is too short for its meter.
     """
     if not counter:
         return Absence.NO_SENSOR
+    if end_s - start_s < minimum_s:
+        return Absence.WINDOW_TOO_SHORT
     at_s, joules = np.array(counter, dtype=float).T
     if _missing_share(at_s, start_s, end_s) > _MAX_MISSING_SHARE:
         return Absence.GAP
@@ -187,6 +192,7 @@ def sustained(
     duration_s: float,
     *,
     energy: Sequence[Sample] | str = Absence.NO_SENSOR,
+    minimum_s: float = 0.0,
     temperatures: Sequence[Sample] = (),
 ) -> Sustained:
     """The figures of a run of `duration_s` whose tokens came at these moments.
@@ -197,6 +203,7 @@ def sustained(
             the two would overlap.
         energy: Samples of one meter's counter in J (`counter_of` makes one of watts), or the reason why
             there are none.
+        minimum_s: The shortest window that meter is trusted for.
         temperatures: Samples in °C.
     """
     rates, edges = bins(token_times_s, duration_s), bin_edges(duration_s)
@@ -210,8 +217,9 @@ def sustained(
             reasons[name] = Absence.WINDOW_TOO_SHORT
     first_span = (edges[0], edges[N_BURST]) if burst else None
     last_span = (edges[-N_SUSTAINED - 1], edges[-1]) if whole else None
-    burst_w, burst_j = _power("burst", energy, first_span, token_times_s, reasons)
-    last_w, last_j = _power("sustained", energy, last_span, token_times_s, reasons)
+    burst_w, last_w = (_part_w(energy, span, minimum_s) for span in (first_span, last_span))
+    burst_j = _j_per_token("burst", burst_w, first_span, token_times_s, reasons)
+    last_j = _j_per_token("sustained", last_w, last_span, token_times_s, reasons)
     return Sustained(
         n_bins=len(rates),
         burst_tokens_per_s=burst_rate,
@@ -219,8 +227,8 @@ def sustained(
         retained_share=_retained(burst, last, reasons),
         time_to_90_s=_time_to_90_s(rates, burst_rate, reasons),
         temperature_max_c=_hottest_c(temperatures, duration_s, reasons),
-        burst_w=burst_w,
-        sustained_w=last_w,
+        burst_w=None if isinstance(burst_w, str) else burst_w,
+        sustained_w=None if isinstance(last_w, str) else last_w,
         burst_j_per_token=burst_j,
         sustained_j_per_token=last_j,
         slope=_slope(rates, reasons),
@@ -247,29 +255,31 @@ def _missing_share(at_s: Floats, start_s: float, end_s: float) -> float:
     return float(1 - (covered_s - missing_s) / (end_s - start_s))
 
 
-def _power(
+def _part_w(
+    energy: Sequence[Sample] | str, span: tuple[float, float] | None, minimum_s: float
+) -> float | str:
+    """Mean power of a part of the run, or why there is none."""
+    if isinstance(energy, str):
+        return energy
+    return Absence.WINDOW_TOO_SHORT if span is None else mean_w(energy, *span, minimum_s=minimum_s)
+
+
+def _j_per_token(
     part: str,
-    energy: Sequence[Sample] | str,
+    power_w: float | str,
     span: tuple[float, float] | None,
     token_times_s: Sequence[float],
     reasons: dict[str, str],
-) -> tuple[float | None, float | None]:
-    """(mean W, J per token) of a part of the run."""
-    found: float | str
-    if isinstance(energy, str):
-        found = energy
-    elif span is None:
-        found = Absence.WINDOW_TOO_SHORT
-    else:
-        found = mean_w(energy, *span)
-    if isinstance(found, str) or span is None:
-        reasons[f"{part}_w"] = reasons[f"{part}_j_per_token"] = str(found)
-        return None, None
+) -> float | None:
+    """J per token of a part; why there is none, and no power, is written to `reasons`."""
+    if isinstance(power_w, str) or span is None:
+        reasons[f"{part}_w"] = reasons[f"{part}_j_per_token"] = str(power_w)
+        return None
     n_tokens = float(np.diff(_n_tokens(token_times_s, np.array(span)))[0])
     if not n_tokens:
         reasons[f"{part}_j_per_token"] = STALLED
-        return found, None
-    return found, found * (span[1] - span[0]) / n_tokens
+        return None
+    return power_w * (span[1] - span[0]) / n_tokens
 
 
 def _retained(burst: Sequence[float], last: Sequence[float], reasons: dict[str, str]) -> Estimate | None:

@@ -38,7 +38,7 @@ def _row(label: str, **values: float) -> LevelRow:
         n_outliers=0,
         n_fallback=0,
         n_flagged=0,
-        energy={"source": None, "scope": None, "method": None, "evidence": None, "reason": "no_sensor"},
+        meter={"source": None, "scope": None, "method": None, "evidence": None, "reason": "no_sensor"},
         performance=None,
         accuracy=None,
         alone=None,

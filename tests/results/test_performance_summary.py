@@ -50,7 +50,7 @@ def limited(lab: Any, run_id: str, *, size_bytes: int, cache_bytes: int = 1_000_
         "headroom_float": 1.0,
         "headroom_integer": 4.0,
     }
-    lab.store.add_limits(
+    lab.store.set_limits(
         device_id=run.device_id,
         environment_id=run.environment_id,
         n_threads=2,
@@ -249,7 +249,7 @@ def test_a_table_says_why_energy_is_absent(lab: Any) -> None:
     lab.store.add_windows(run_id, [absent])
     summarise(lab.store, run_id)
     (level,) = by_quant(lab.store).levels
-    assert level.row.energy["reason"] == "permission_denied"
+    assert level.row.meter["reason"] == "permission_denied"
     assert "energy_j_per_token" not in level.row.figures
 
 

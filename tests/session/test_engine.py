@@ -69,6 +69,54 @@ def test_peak_memory_is_that_of_the_model_and_a_little_more(levels):
         assert row["size_bytes"] / 2 < row["peak_rss_bytes"]["value"] < 2 * 2**30
 
 
+def test_weights_are_mapped_or_allocated_as_asked(folder, edgebench_in, rows, tmp_path):
+    """q8_0 is used as it lies in the file: without mmap it is memory of the process's own."""
+    command = ("run", "-m", "smollm2-135m", "--quant", "q8_0", "-t", "1", "--mode", "performance")
+    quick = ("-p", "16", "-n", "0", "--chat", "0", "-r", "1", "--rounds", "1")
+    own = edgebench_in(tmp_path)(*command, *quick, "--no-mmap", timeout=300)
+    assert own.returncode == 0, own.stderr
+    sql = (
+        "SELECT max(peak_rss_anon_bytes) AS anon, max(peak_rss_file_bytes) AS file, size_bytes AS size"
+        " FROM trial JOIN run ON run.id = run_id JOIN artifact ON artifact.id = artifact_id WHERE quant = 'q8_0'"
+    )
+    (mapped,) = rows(folder / "edgebench.sqlite", sql)
+    (read,) = rows(tmp_path / "edgebench.sqlite", sql)
+    assert mapped["file"] > 0.9 * mapped["size"]
+    assert read["anon"] - mapped["anon"] > 0.8 * mapped["size"]
+    assert mapped["file"] - read["file"] > 0.8 * mapped["size"]
+
+
+def test_the_cache_takes_what_the_files_metadata_say(database, rows):
+    found = rows(database, "SELECT kv_cache_bytes AS seen, kv_cache_predicted_bytes AS said FROM trial")
+    assert found
+    assert all(row["seen"] == pytest.approx(row["said"], rel=0.01) for row in found)
+
+
+def test_what_was_predicted_stands_beside_what_was_measured(folder, edgebench_in):
+    shown = json.loads(edgebench_in(folder)("runs", "show", "latest", "-o", "json").stdout)
+    if shown["mode"] == "accuracy":
+        speeds = json.loads(edgebench_in(folder)("runs", "list", "-o", "json").stdout)
+        run = next(run["id"] for run in speeds if run["mode"] == "performance")
+        shown = json.loads(edgebench_in(folder)("runs", "show", run, "-o", "json").stdout)
+    peak = next(p for p in shown["predictions"] if p["metric"] == "peak_rss_bytes")
+    measured = next(f for f in shown["figures"] if (f["test"], f["metric"]) == ("*", "peak_rss_bytes"))
+    assert peak["value"] == pytest.approx(measured["value"], rel=0.1)
+
+
+def test_a_fit_needs_no_run(folder, edgebench_in):
+    done = edgebench_in(folder)(
+        "devices", "fit", "smollm2-135m", "-t", "1", "-p", "32", "-n", "8", "-o", "json"
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["fits"]
+    assert row["peak_rss_bytes"]["evidence"] == "modelled"
+    assert row["peak_rss_bytes"]["value"] > row["size_bytes"]
+    low, high = (row["decode_tokens_per_s"][key] for key in ("ci_low", "ci_high"))
+    assert low < row["decode_tokens_per_s"]["value"] < high
+    assert row["energy_j_per_token"]["value"] is None
+
+
 def test_the_noise_floor_is_known_and_small(levels):
     for row in levels.values():
         noise = row["noise_floor"]

@@ -222,7 +222,7 @@ def test_what_differs_now_is_told(edgebench: Any, toy: Any, tmp_path: Path) -> N
 def test_every_field_of_a_request_has_its_flag() -> None:
     request = Request(
         models=("a.gguf",), quants=("q8_0",), runner="llama_cpp", n_threads=3, data=Path("d"), key=Path("k"),
-        limit=8, target_ci=0.1, energy="none", tdp_w=5.0, rigorous=True, cold_load=True, sustained_s=60,
+        limit=8, target_ci=0.1, meter="none", tdp_w=5.0, rigorous=True, cold_load=True, sustained_s=60,
         marker=True, noise_floor=True, limit_first=True, apply_chat_template=True, truncate=False, mmap=False,
         num_fewshot=5, n_prompt=(1, 2), n_gen=(3,), n_depth=(4,), n_chat=5, repetitions=6, rounds=7,
         n_batch=8, n_ubatch=9, n_gpu_layers=10, flash_attn="off", type_k="f32", type_v="q8_0", seed=11,
