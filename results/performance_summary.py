@@ -11,7 +11,7 @@ from edgebench.results.energy_summary import energy_figures
 from edgebench.results.limit_shares import implausible, limit_flags, share_figures
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
-from edgebench.results.sustained import sustained_rows
+from edgebench.results.sustained import sustained_report, sustained_rows
 
 WHOLE_RUN = "*"
 """The `test` of figures that belong to all tests of a run together."""
@@ -86,7 +86,9 @@ def run_flags(store: Store, run: RunRow) -> list[str]:
     flags += [f for f in ("noisy_neighbour", "unstable_host") if counts[f] > NOISY_SHARE * len(measured)]
     if any(warning.code == "drift" for _, warning in run_warnings(store, run)):
         flags.append("not_steady")
-    return flags + limit_flags(store, run)
+    if any(trial["test"].startswith("sustained") for trial in measured):
+        flags += sustained_report(store, run).flags  # what heat does to speed is what it looks for
+    return list(dict.fromkeys([*flags, *limit_flags(store, run)]))
 
 
 def run_warnings(store: Store, run: RunRow) -> list[tuple[str, StabilityWarning]]:

@@ -26,7 +26,7 @@ WIDTH_IN, TOP_PANEL_IN, PANEL_IN, GAP_IN = 8.0, 2.5, 1.25, 0.42
 HEAD_IN, FOOT_IN, LINE_IN = 1.0, 0.62, 0.14
 TICKS_S = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 MAX_TICKS = 11
-NOTE_CHARS = 118
+NOTE_CHARS = 126
 """So many of the foot's fit into a line."""
 TITLE_CHARS, TITLE_PT = 50, 13.0
 """So many of the title's do at its usual size; a longer one is smaller."""
@@ -205,10 +205,10 @@ def _legend(figure: Figure, report: SustainedReport, at: tuple[float, float]) ->
     handles = [Line2D([], [], color=RATE, marker="o", markersize=3, linewidth=1.2, label="tokens/s")]
     if burst := found.burst_tokens_per_s:
         label = f"burst, first 30 s: {significant(burst.value)} tokens/s"
-        handles.append(Line2D([], [], color=BURST, linewidth=4, label=label))
+        handles.append(Line2D([], [], color=BURST, linewidth=4, solid_capstyle="butt", label=label))
     if lasts := found.sustained_tokens_per_s:
         label = f"sustained, last 60 s: {significant(lasts.value)} tokens/s"
-        handles.append(Line2D([], [], color=LASTS, linewidth=4, label=label))
+        handles.append(Line2D([], [], color=LASTS, linewidth=4, solid_capstyle="butt", label=label))
     if burst:
         handles.append(
             Line2D([], [], color=QUIET, linewidth=0.9, linestyle=DASHES, label="90 % of the burst")

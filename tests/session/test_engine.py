@@ -77,7 +77,8 @@ def test_weights_are_mapped_or_allocated_as_asked(folder, edgebench_in, rows, tm
     assert own.returncode == 0, own.stderr
     sql = (
         "SELECT max(peak_rss_anon_bytes) AS anon, max(peak_rss_file_bytes) AS file, size_bytes AS size"
-        " FROM trial JOIN run ON run.id = run_id JOIN artifact ON artifact.id = artifact_id WHERE quant = 'q8_0'"
+        " FROM trial JOIN run ON run.id = run_id JOIN artifact ON artifact.id = artifact_id"
+        " WHERE quant = 'q8_0'"
     )
     (mapped,) = rows(folder / "edgebench.sqlite", sql)
     (read,) = rows(tmp_path / "edgebench.sqlite", sql)
