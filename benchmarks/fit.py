@@ -6,7 +6,7 @@ Makes levels of two models, measures pp512, tg128 and peak memory of each in fre
 with an anchor level measured anew before every visit: speeds are taken relative to the anchor's, so
 that a host that changes its mind moves neither side. Then every level of a model is predicted from the
 other model's levels alone, as `edgebench devices fit` would. Prints a table; exits 1 when a peak is off by
-more than 5 % or a speed by more than 20 %. Ten to twelve minutes on two cores; run it on a quiet machine.
+more than 5 % or a speed by more than 20 %. Twelve to fourteen minutes on two cores; run it on a quiet machine.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from edgebench.session_limits import limits_of, model_shape
 from edgebench.session_models import make_level, resolve
 
 MODELS = ("smollm2-135m", "gemma3-270m")
-LEVELS = ("q8_0", "q5_k_m", "q4_0", "q2_k")
+LEVELS = ("q8_0", "q5_k_m", "q5_0", "q4_0", "q2_k")
 ANCHOR = ("smollm2-135m", "q4_0")
 N_ROUNDS = 3
 N_REPETITIONS = 3

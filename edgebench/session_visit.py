@@ -135,7 +135,9 @@ class Visit:
             "process_index": self.process_index,
             "peak_rss_bytes": memory.peak_rss_bytes if memory else None,
             "peak_rss_anon_bytes": max((m.anon_bytes for m in seen), default=None),
-            "peak_rss_file_bytes": max((m.file_bytes for m in seen), default=None),
+            # A file system in memory (/dev/shm, some /tmp) holds its files as shared memory.
+            "peak_rss_file_bytes": max((m.file_bytes + m.shmem_bytes for m in seen), default=None),
+            "peak_vram_bytes": self._gpu_bytes(child.pid),
             "pss_bytes": pss.pss_bytes if pss else None,
             "kv_cache_predicted_bytes": self._predicted_cache_bytes(message["n_ctx"]),
             "temperature_start_c": before.temperature_c if before else None,
@@ -190,6 +192,14 @@ class Visit:
         if self.plan.request.cold_load and self.round_index == 0:
             evict(path)
         return resident_share(path)
+
+    def _gpu_bytes(self, pid: int) -> int | None:
+        """What the process holds of a GPU's memory after a repetition; None where none is used or told."""
+        if not self.plan.settings.n_gpu_layers:
+            return None
+        from edgebench.devices.meters.nvml import gpu_memory_bytes
+
+        return gpu_memory_bytes(pid)
 
     def _predicted_cache_bytes(self, n_ctx: int) -> int | None:
         per_token = self.cell.artifact.kv_bytes_per_token
