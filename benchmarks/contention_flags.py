@@ -3,14 +3,13 @@
     python benchmarks/contention_flags.py [--runs 20]
 
 Each run measures the embedded model's q8_0 level in a fresh database through `edgebench run`; every other
-one gets a process that spins from the middle of it on, one for each core. Prints how many runs of each kind
+one gets a process that spins from the middle of it on. Prints how many runs of each kind
 carry the flag `noisy_neighbour`, and exits 1 when it is fewer than 19 of 20 disturbed ones, or more than 1
 of 20 quiet ones with a steady canary. Takes about ten minutes; run it on a quiet machine.
 """
 
 import argparse
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from edgebench.session_models import make_level, resolve
 
 LEAST_CAUGHT, MOST_FALSE = 19 / 20, 1 / 20
 FLAG = "noisy_neighbour"
-RUN = ("--mode", "performance", "-p", "256", "-n", "48", "--chat", "0", "-r", "5", "--rounds", "1")
+RUN = ("--mode", "performance", "-t", "1", "-p", "96", "-n", "32", "--chat", "0", "-r", "5", "--rounds", "1")
+"""One thread: two that wait for each other lose nine tenths of their speed to a neighbour."""
 
 
 def measured(model: Path, folder: Path, *, disturb_after_s: float | None) -> tuple[list[str], bool, float]:
@@ -36,7 +36,7 @@ def measured(model: Path, folder: Path, *, disturb_after_s: float | None) -> tup
         while run.poll() is None:
             if disturb_after_s is not None and not rivals and time.monotonic() - begun > disturb_after_s:
                 spin = [sys.executable, "-c", "while True: pass"]
-                rivals = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+                rivals = [subprocess.Popen(spin)]
             time.sleep(0.05)
     for rival in rivals:
         rival.kill()

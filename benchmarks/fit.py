@@ -6,7 +6,8 @@ Makes levels of two models, measures pp512, tg128 and peak memory of each in fre
 with an anchor level measured anew before every visit: speeds are taken relative to the anchor's, so
 that a host that changes its mind moves neither side. Then every level of a model is predicted from the
 other model's levels alone, as `edgebench devices fit` would. Prints a table; exits 1 when a peak is off by
-more than 5 % or a speed by more than 20 %. Twelve to fourteen minutes on two cores; run it on a quiet machine.
+more than 5 % or a speed by more than 20 %. Some ten minutes on two cores; run it
+on a quiet machine.
 """
 
 import argparse

@@ -59,6 +59,11 @@ class Job:
         return sha256_json({**{k: self.config[k] for k in _SCHEME}, **settings})
 
     @property
+    def is_sustained(self) -> bool:
+        """Whether its repetitions take minutes: their progress is told while they last."""
+        return any(workload.sustained_s for workload in self.workloads)
+
+    @property
     def title(self) -> str:
         """What the job is, for people."""
         if self.suite is None:

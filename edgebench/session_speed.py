@@ -10,7 +10,7 @@ from edgebench.session_bounds import doubt_limits
 from edgebench.session_cell import Cell, Outcome, Watcher, close, recorded
 from edgebench.session_plan import MAX_ROUNDS, Plan
 from edgebench.session_recorder import Clock, Recorder
-from edgebench.session_visit import Sensors, Visit
+from edgebench.session_visit import UNITS, Sensors, Visit
 
 VisitKey = tuple[int, int]
 """(round, number of the cell)."""
@@ -98,7 +98,8 @@ def _visit_all(
         return
     n_steps = sum(len(repetitions) + 1 for _, _, missing in visits for _, repetitions in missing)
     what = "speed, memory and energy" if sensors.metering.chosen else "speed and memory"
-    watcher.stage(f"measuring {what}, {len(visits)} visits", n_steps)
+    n_units = UNITS * n_steps if cells[0].job.is_sustained else None
+    watcher.stage(f"measuring {what}, {len(visits)} visits", n_steps, n_units)
     for cell, round_index, missing in visits:
         if cell.run_id in failed:
             continue

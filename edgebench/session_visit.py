@@ -23,6 +23,8 @@ from edgebench.session_thermal import RIGOROUS_CAP_S, USUAL_CAP_S, Thermostat
 
 IDLE_S = 30.0
 """How long an idle baseline is watched, before and after."""
+UNITS = 100
+"""What a long repetition's progress is counted in."""
 KV_SCALE = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 34 / 64, "q5_1": 24 / 64, "q5_0": 22 / 64} | {
     "q4_1": 20 / 64,
     "q4_0": 18 / 64,
@@ -72,6 +74,8 @@ class Visit:
     waiting: list[str] = field(default_factory=list)
     """Flags of the next test's repetitions: it could not be cooled down for."""
     flushed: dict[str, int] = field(default_factory=dict)
+    n_told: int = 0
+    """Hundredths of the repetition at work that were told of."""
 
     def run(self, missing: Sequence[tuple[int, list[int]]]) -> None:
         """Measure; raises what the measuring process refuses or dies with."""
@@ -104,7 +108,7 @@ class Visit:
     def _hear(self, message: Mapping[str, Any], child: Child, cold: float | None) -> None:
         match message["type"]:
             case "progress":
-                self.watcher.step(f"{self.cell.artifact.quant.name} {self.cell.job.title}", 0)
+                self._went_on(message["share"])
             case "loaded":
                 self.load = {"load_s": message["load_s"], "load_cached_share": cold}
                 self.store.set_engine(self.cell.run_id, message["facts"])
@@ -117,6 +121,12 @@ class Visit:
                 self._trial(message, child)
             case "window":
                 self._window(message, child)
+
+    def _went_on(self, share: float) -> None:
+        """Some of a long repetition is over: the time left goes by hundredths of it."""
+        n_units = int(UNITS * share) - self.n_told
+        self.n_told += n_units
+        self.watcher.step(f"{self.cell.artifact.quant.name} {self.cell.job.title}", 0, n_units)
 
     def _trial(self, message: Mapping[str, Any], child: Child) -> None:
         after, before = self.recorder.state_now(), self.before
@@ -150,7 +160,9 @@ class Visit:
         self._flush()
         self.store.add_trial(self.cell.run_id, trial, message["token_times_s"])
         self.before = after
-        self.watcher.step(f"{self.cell.artifact.quant.name} {message['test']}")
+        n_units = UNITS - self.n_told if self.cell.job.is_sustained else None
+        self.n_told = 0
+        self.watcher.step(f"{self.cell.artifact.quant.name} {message['test']}", 1, n_units)
 
     def _window(self, message: Mapping[str, Any], child: Child) -> None:
         cpu = CpuTimes.read(child.pid)
