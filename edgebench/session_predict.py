@@ -68,14 +68,15 @@ def predict_cell(cell: Cell, plan: Plan, store: Store) -> None:
     limits = store.limits(
         device_id=plan.device.id, environment_id=plan.environment.id, n_threads=plan.settings.n_threads
     )
-    if shape is None or limits is None or cell.artifact.quant.format is not Format.GGUF:
+    if shape is None or cell.artifact.quant.format is not Format.GGUF:
         return
     others = [
         row
         for row in known_measurements(store, device_id=plan.device.id, environment_id=plan.environment.id)
         if row.sha256 != cell.artifact.sha256
     ]
-    known = Limits(**{name: limits[name] for name in Limits.__dataclass_fields__})
+    unknown = Limits(n_threads=plan.settings.n_threads, reason="the device's limits are not known")
+    known = Limits(**{name: limits[name] for name in Limits.__dataclass_fields__}) if limits else unknown
     rows: list[dict[str, object]] = []
     peaks: list[Prediction] = []
     for workload in cell.job.workloads:
