@@ -72,11 +72,11 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
         accuracy = [cell for cell in cells if cell.job.mode is Mode.ACCURACY]
         sensors = Sensors.of(plan)
-        know_limits(cells, plan, store, watcher)
-        for cell in cells:
-            if cell.job.mode is Mode.PERFORMANCE and store.run(cell.run_id).status is not Status.COMPLETE:
-                predict_cell(cell, plan, store)
         try:
+            know_limits(cells, plan, store, watcher)
+            for cell in speed:
+                if store.run(cell.run_id).status is not Status.COMPLETE:
+                    predict_cell(cell, plan, store)
             unfinished = any(store.run(run_id).status is not Status.COMPLETE for run_id in run_ids)
             if plan.request.marker and unfinished:
                 _mark(cells, store, watcher)

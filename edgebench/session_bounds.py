@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from edgebench.core.errors import ModelError
 from edgebench.core.types import Evidence, Format, Mode
 from edgebench.devices.limits import Limits
 from edgebench.results.performance_summary import invalid_reason
@@ -21,7 +22,10 @@ def know_limits(cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watche
     speed = [cell.artifact for cell in cells if cell.job.mode is Mode.PERFORMANCE]
     files = {artifact.sha256: artifact for artifact in speed if artifact.quant.format is Format.GGUF}
     for artifact in files.values():
-        store.set_shape(artifact.sha256, asdict(model_shape(artifact.path)))
+        try:
+            store.set_shape(artifact.sha256, asdict(model_shape(artifact.path)))
+        except ModelError as error:  # whether it can be run is the engine's to say
+            watcher.say(f"no share of the device's limits for {artifact.label}: {error.message}")
     if not files or _stored(plan, store) is not None:
         return
     limits = limits_of(plan.settings.n_threads, watcher.say)
