@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgebench.core.prediction import Prediction
-from edgebench.core.roofline import ModelShape, Weights
+from edgebench.core.roofline import ModelShape
 from edgebench.core.types import Artifact, Evidence, Format, Mode, Settings, Status, Workload
 from edgebench.devices.limits import Limits
 from edgebench.devices.local import local_device, local_environment
@@ -57,9 +57,7 @@ def known_measurements(store: Store, *, device_id: str, environment_id: str) -> 
 
 def _stored_shape(store: Store, artifact_id: str) -> ModelShape | None:
     told = store.shape(artifact_id)
-    if told is None:
-        return None
-    return ModelShape(**{**told, "weights": tuple(Weights(**part) for part in told["weights"])})
+    return None if told is None else ModelShape.from_facts(told)
 
 
 def predict_cell(cell: Cell, plan: Plan, store: Store) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgebench.core.energy import Method
+from edgebench.core.roofline import BYTES_PER_CACHED_VALUE
 from edgebench.core.types import Settings, Status
 from edgebench.devices.contention import CpuTimes
 from edgebench.devices.memory import read_pss
@@ -25,12 +26,6 @@ IDLE_S = 30.0
 """How long an idle baseline is watched, before and after."""
 UNITS = 100
 """What a long repetition's progress is counted in."""
-KV_SCALE = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 34 / 64, "q5_1": 24 / 64, "q5_0": 22 / 64} | {
-    "q4_1": 20 / 64,
-    "q4_0": 18 / 64,
-    "iq4_nl": 18 / 64,
-}
-"""Bytes of a cached value, as a share of its f16 form: 32 values share a block."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,8 +213,9 @@ class Visit:
         if not per_token:
             return None
         settings = Settings(**self.cell.job.config["settings"])
-        scale = (KV_SCALE[settings.type_k] + KV_SCALE[settings.type_v]) / 2
-        return round(n_ctx * per_token * scale)
+        sizes = [BYTES_PER_CACHED_VALUE[kind] for kind in (settings.type_k, settings.type_v)]
+        # The file's figure is of an f16 cache: two bytes a value, keys and values alike.
+        return round(n_ctx * per_token * sum(sizes) / (2 * BYTES_PER_CACHED_VALUE["f16"]))
 
     def _flush(self) -> None:
         """Store what the sensors said since the last time."""

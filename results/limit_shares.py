@@ -7,7 +7,6 @@ from typing import Any
 from edgebench.core.roofline import (
     CACHE_RESIDENT,
     ModelShape,
-    Weights,
     bytes_per_decode_token,
     decode_verdict,
     flops_per_prompt_token,
@@ -119,9 +118,8 @@ def _bound(store: Store, run: RunRow) -> _Bound | None:
     )
     if limits is None:
         return None
-    weights = tuple(Weights(**part) for part in shape["weights"])
     return _Bound(
-        shape=ModelShape(**{**shape, "weights": weights}),
+        shape=ModelShape.from_facts(shape),
         limits=limits,
         type_k=settings["type_k"],
         type_v=settings["type_v"],

@@ -7,8 +7,9 @@ stand at an MBU of 0.54 to 0.74, and none can stand above 1 (some slack is left 
 which is measured too).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 MOST_SHARE = 1.05
 """Of a bound that was measured: a figure above it is none."""
@@ -70,6 +71,11 @@ class ModelShape:
     """The vocabulary has merges beside its tokens (BPE)."""
     head_bytes: int = 0
     """Of the file, before the first tensor: metadata, vocabulary."""
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "ModelShape":
+        """The shape that `dataclasses.asdict` made `facts` of, perhaps by way of JSON."""
+        return cls(**{**facts, "weights": tuple(Weights(**part) for part in facts["weights"])})
 
     @property
     def weight_bytes(self) -> int:
