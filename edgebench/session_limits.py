@@ -1,8 +1,8 @@
-"""This device's limits, measured once and kept, and what share of them a speed reaches."""
+"""This device's limits, measured once and kept, and the shape of the files held against them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,9 @@ from edgebench.core.errors import ModelError
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import atomic_path, cache_part
 from edgebench.core.roofline import (
-    CACHE_RESIDENT,
     ModelShape,
     Weights,
-    bytes_per_decode_token,
-    decode_verdict,
-    flops_per_prompt_token,
-    is_cache_resident,
-    mbu,
-    mfu,
-    prefill_verdict,
 )
-from edgebench.core.types import Workload
 from edgebench.devices.limits import Limits, compute_headroom, measure_limits
 from edgebench.devices.local import local_device, local_environment
 from edgebench.quantize.gguf_file import check_magic, gguf_parts
@@ -39,25 +30,8 @@ _WINDOW_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-o
 }
 """Architecture -> of so many layers, all but one have a window: what llama.cpp takes for granted."""
 _EIGHT = 8
-NOISY_LIMITS = "noisy_limits"
-"""Flag: the device can do more than was measured, so the shares are too high."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """How near a speed comes to the device's limit; None where it can't be told, and why."""
-
-    mbu_share: float | None = None
-    """Of the read bandwidth, for decoding; a lower bound, as is the next."""
-    mfu_share: float | None = None
-    """Of the f32 matrix rate, for prefill. Kernels in integers may honestly pass 1."""
-    flags: tuple[str, ...] = ()
-    """`cache_resident`: memory bandwidth is not the bound."""
-    why_absent: str | None = None
-    reason: str | None = None
-    """Set when the speed can't be true: the run is invalid, and why."""
 
 
 def limits_of(n_threads: int, say: Say) -> Limits:
@@ -126,65 +100,6 @@ def _stored(path: Path) -> Limits | None:
         return Limits(**{key: facts[key] for key in Limits.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def shares(
-    limits: Limits,
-    shape: ModelShape,
-    workload: Workload,
-    tokens_per_s: float,
-    *,
-    decode: bool,
-    type_k: str = "f16",
-    type_v: str = "f16",
-    flags: Iterable[str] | None = None,
-) -> Share:
-    """The share of the limits that a measured speed reaches, and whether it can be true.
-
-    Limits that were measured beside a busy neighbour give shares (with the flag `noisy_limits`), but call
-    nothing impossible.
-
-    Args:
-        limits: of the device and the number of threads it was measured with.
-        shape: of the model's file.
-        workload: with the number of prompt tokens that were really there (a chat's too).
-        tokens_per_s: of prefill, or of decoding.
-        decode: which of the two.
-        type_k: of the cached keys, as `Settings` names it.
-        type_v: of the cached values.
-        flags: the processor's features; None: this computer's.
-    """
-    if decode:
-        return _decode_share(limits, shape, workload, tokens_per_s, type_k, type_v)
-    if limits.matrix_flops_per_s is None:
-        return Share(why_absent=limits.reason or "the matrix rate is not known")
-    flops = flops_per_prompt_token(shape, workload.n_prompt, workload.n_depth)
-    kinds = {part.kind for part in shape.weights if part.purpose in ("attention", "ffn", "other")}
-    headroom = compute_headroom(cpu_flags() if flags is None else list(flags), kinds)
-    reason = prefill_verdict(tokens_per_s, flops, limits.matrix_flops_per_s, headroom)
-    return Share(
-        mfu_share=mfu(tokens_per_s, flops, limits.matrix_flops_per_s),
-        flags=(NOISY_LIMITS,) if limits.noisy else (),
-        reason=None if limits.noisy else reason,
-    )
-
-
-def _decode_share(
-    limits: Limits, shape: ModelShape, workload: Workload, tokens_per_s: float, type_k: str, type_v: str
-) -> Share:
-    n_ctx = workload.n_depth + workload.n_prompt + (workload.n_gen + 1) / 2
-    n_bytes = bytes_per_decode_token(shape, n_ctx, type_k=type_k, type_v=type_v)
-    if n_bytes is None:
-        return Share(why_absent="the file does not tell how large its cache of keys and values is")
-    if limits.read_bandwidth_bytes_per_s is None:
-        return Share(why_absent=limits.reason or "the memory bandwidth is not known")
-    resident = is_cache_resident(shape, limits.last_level_cache_bytes)
-    reason = decode_verdict(tokens_per_s, n_bytes, limits.read_bandwidth_bytes_per_s)
-    return Share(
-        mbu_share=mbu(tokens_per_s, n_bytes, limits.read_bandwidth_bytes_per_s),
-        flags=(*([CACHE_RESIDENT] if resident else []), *([NOISY_LIMITS] if limits.noisy else [])),
-        reason=None if resident or limits.noisy else reason,
-    )
 
 
 def model_shape(path: Path) -> ModelShape:

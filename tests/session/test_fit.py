@@ -14,7 +14,7 @@ from edgebench.core.types import Evidence, Settings, Workload
 from edgebench.devices.limits import Limits
 from edgebench.session_fit import Fit, Measured, decode_work, predict, prefill_work
 from edgebench.session_footprint import memory_parts, repacked_bytes
-from edgebench.session_limits import limits_again, limits_of, model_shape, shares
+from edgebench.session_limits import limits_again, limits_of, model_shape
 
 SETTINGS = Settings(n_threads=2)
 LIMITS = Limits(
@@ -340,40 +340,3 @@ def test_the_better_of_two_measurements_counts(tmp_path: Path, monkeypatch: pyte
     assert limits_again(replace(LIMITS, foreign_cpu_share=0.5), lambda _: None) == replace(
         again, matrix_flops_per_s=1e11
     )
-
-
-def test_a_share_is_of_what_the_device_can_do() -> None:
-    decode = shares(LIMITS, shape(), Workload(n_gen=128), 100.0, decode=True, flags=AVX2)
-    work = decode_work(shape(), SETTINGS, 64.5)
-    assert work is not None
-    assert decode.mbu_share == pytest.approx(100 * work["bytes"] / 20e9)
-    assert decode.mfu_share is None
-    assert decode.reason is None
-    prefill = shares(LIMITS, shape(), Workload(n_prompt=512), 300.0, decode=False, flags=AVX2)
-    assert prefill.mfu_share == pytest.approx(300 * flops_per_prompt_token(shape(), 512) / 1e11)
-
-
-def test_a_speed_beyond_the_limits_is_implausible_unless_they_do_not_bind() -> None:
-    fast = Workload(n_gen=128)
-    assert "implausible" in (shares(LIMITS, shape(), fast, 1000.0, decode=True).reason or "")
-    cached = shares(replace(LIMITS, last_level_cache_bytes=2**28), shape(), fast, 1000.0, decode=True)
-    assert cached.reason is None
-    assert cached.flags == ("cache_resident",)
-    noisy = shares(replace(LIMITS, foreign_cpu_share=0.5), shape(), fast, 1000.0, decode=True)
-    assert noisy.reason is None
-    assert noisy.flags == ("noisy_limits",)
-    # 7 times the f32 rate: too much for AVX2, not for VNNI and AMX.
-    prompt = Workload(n_prompt=512)
-    per_s = 7 * 1e11 / flops_per_prompt_token(shape(), 512)
-    assert "implausible" in (shares(LIMITS, shape(), prompt, per_s, decode=False, flags=AVX2).reason or "")
-    assert shares(LIMITS, shape(), prompt, per_s, decode=False, flags=[*AVX2, "amx_int8"]).reason is None
-
-
-def test_unknown_limits_are_said() -> None:
-    unknown = Limits(n_threads=2, reason="no memory is free")
-    for decode in (True, False):
-        found = shares(unknown, shape(), Workload(n_prompt=512, n_gen=128), 100.0, decode=decode, flags=AVX2)
-        assert (found.mbu_share, found.mfu_share) == (None, None)
-        assert found.why_absent == "no memory is free"
-    odd = shares(LIMITS, shape(n_head_kv=None), Workload(n_gen=128), 100.0, decode=True)
-    assert "cache" in (odd.why_absent or "")
