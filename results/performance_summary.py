@@ -11,7 +11,7 @@ from edgebench.results.energy_summary import energy_figures
 from edgebench.results.limit_shares import implausible, limit_flags, share_figures
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
-from edgebench.results.sustained import sustained_report, sustained_rows
+from edgebench.results.sustained import sustained_figures, sustained_report
 
 WHOLE_RUN = "*"
 """The `test` of figures that belong to all tests of a run together."""
@@ -70,9 +70,7 @@ def performance_figures(store: Store, run: RunRow) -> Iterator[Figure]:
     yield from _loads(trials)
     yield from energy_figures(store.windows(run.id), accuracy=run.meter_accuracy)
     yield from share_figures(store, run, _samples(measured))
-    for row in sustained_rows(store, run):
-        estimate = {key: row[key] for key in ("value", "ci_low", "ci_high", "n")}
-        yield str(row["test"]), str(row["metric"]), str(row["statistic"]), Estimate(**estimate)  # type: ignore[arg-type]
+    yield from sustained_figures(store, run)
 
 
 def run_flags(store: Store, run: RunRow) -> list[str]:

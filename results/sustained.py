@@ -108,13 +108,13 @@ def sustained_report(store: Store, run: RunRow) -> SustainedReport:
     )
 
 
-def sustained_rows(store: Store, run: RunRow) -> list[dict[str, object]]:
-    """Summary rows of a run's sustained test; none where it has no such test."""
+def sustained_figures(store: Store, run: RunRow) -> list[tuple[str, str, str, Estimate]]:
+    """(test, metric, statistic, figure) of a run's sustained test; none where it has no such test."""
     if not store.rows(_TRIALS, (run.id,)):
         return []
     report = sustained_report(store, run)
     found, n = report.figures, report.figures.n_bins
-    rows = (
+    figures = (
         ("burst_tokens_per_s", "median", found.burst_tokens_per_s),
         ("sustained_tokens_per_s", "median", found.sustained_tokens_per_s),
         ("retained_share", "ratio", found.retained_share),
@@ -122,17 +122,7 @@ def sustained_rows(store: Store, run: RunRow) -> list[dict[str, object]]:
         ("temperature_max_c", "max", _plain(found.temperature_max_c, n)),
     )
     return [
-        {
-            "test": report.test,
-            "metric": metric,
-            "statistic": statistic,
-            "value": figure.value,
-            "ci_low": figure.ci_low,
-            "ci_high": figure.ci_high,
-            "n": figure.n,
-        }
-        for metric, statistic, figure in rows
-        if figure is not None
+        (report.test, name, statistic, figure) for name, statistic, figure in figures if figure is not None
     ]
 
 
