@@ -113,25 +113,9 @@ def test_an_interval_asked_for_brings_more_visits(
 def test_a_sustained_run_is_a_run_of_its_own_with_every_token(
     edgebench: Any, toy: Any, rows: Any, tmp_path: Path
 ) -> None:
-    model = toy(token_s=0.02).name
-    done = edgebench(
-        "run",
-        "-m",
-        model,
-        *QUICK[:2],
-        "-p",
-        "0",
-        "-n",
-        "8",
-        "--chat",
-        "0",
-        "-r",
-        "1",
-        "--rounds",
-        "1",
-        "--sustained",
-        "3",
-    )
+    tests_asked = ("-p", "0", "-n", "8", "--chat", "0", "-r", "1", "--rounds", "1", "--sustained", "3")
+    command = ("run", "-m", toy(token_s=0.02).name, "--mode", "performance", *tests_asked)
+    done = edgebench(*command)
     assert done.returncode == 0, done.stderr
     database = tmp_path / "edgebench.sqlite"
     tests = rows(
@@ -148,24 +132,7 @@ def test_a_sustained_run_is_a_run_of_its_own_with_every_token(
         " AND phase = 'measured'",
     )
     assert stamps == [{"n": sustained["n_gen"]}]
-    again = edgebench(
-        "run",
-        "-m",
-        model,
-        *QUICK[:2],
-        "-p",
-        "0",
-        "-n",
-        "8",
-        "--chat",
-        "0",
-        "-r",
-        "1",
-        "--rounds",
-        "1",
-        "--sustained",
-        "3",
-    )
+    again = edgebench(*command)
     assert again.returncode == 0
     assert len(rows(database, "SELECT id FROM trial WHERE phase = 'measured'")) == 2  # nothing twice
 
