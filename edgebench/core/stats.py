@@ -97,8 +97,12 @@ def _between_order_statistics(ordered: Sequence[float], tail: float) -> tuple[fl
         return ordered[0], ordered[-1]
     part = (tail - misses) / more
     weight = (n - k) * part / (k + (n - 2 * k) * part)
-    low = (1 - weight) * ordered[k - 1] + weight * ordered[k]
-    return low, (1 - weight) * ordered[n - k] + weight * ordered[n - k - 1]
+    return _along(ordered[k - 1], ordered[k], weight), _along(ordered[n - k], ordered[n - k - 1], weight)
+
+
+def _along(start: float, end: float, part: float) -> float:
+    """The value at `part` of the way; rounding never takes it beyond either."""
+    return min(max(start + part * (end - start), min(start, end)), max(start, end))
 
 
 def _chance(k: int, n: int) -> float:

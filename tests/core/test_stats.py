@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
@@ -41,6 +41,7 @@ def test_wilson_interval_is_scipys(n_hits: int, n_misses: int) -> None:
 
 
 @settings(deadline=None, max_examples=25)
+@example([[1.0, 1.0, 2.0, 4.0, 5.0], [3.0, 0.01], [0.01], [0.01]])
 @given(GROUPS)
 def test_median_lies_in_its_interval_and_the_interval_among_the_values(groups: list[list[float]]) -> None:
     found = stats.median_of_groups(groups)
