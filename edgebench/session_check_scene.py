@@ -166,7 +166,7 @@ def subject_of(
         "template_sha256": sha256_json(asdict(suite_template(suite, Scorer.CLOZE))),
         "groups_sha256": sha256_json([[question.id for question in group] for group in groups]),
         "n_cells": N_CELLS,
-        "settings": asdict(settings),
+        "settings": settings.as_config(),
         "runner": runner.name,
         "runner_version": runner.version(),
         "reference_runner": reference_runner.name,
@@ -193,7 +193,7 @@ def engine(subject: Subject) -> dict[str, Any]:
         "kind": "check",
         "runner": subject.runner.name,
         "path": str(subject.artifact.path.absolute()),
-        "settings": asdict(subject.settings),
+        "settings": subject.settings.as_config(),
     }
 
 

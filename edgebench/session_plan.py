@@ -1,7 +1,7 @@
 """What a run would do, resolved before anything is measured: a list of jobs, each done on every artifact."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class Request:
     type_k: str = "f16"
     type_v: str = "f16"
     mmap: bool = True
+    provider: str | None = None
+    dtype: str | None = None
+    gpu: str | None = None
+    server: str | None = None
     seed: int = 0
 
 
@@ -112,10 +116,14 @@ def make_plan(request: Request) -> Plan:
         type_k=request.type_k,
         type_v=request.type_v,
         mmap=request.mmap,
+        provider=request.provider,
+        dtype=request.dtype,
+        gpu=request.gpu,
+        server=request.server,
     )
     metering = open_metering(
         request.meter,
-        on_gpu=request.n_gpu_layers != 0,
+        on_gpu=settings.on_gpu,
         tdp_w=request.tdp_w,
         n_cores=os.cpu_count() or 1,
     )
@@ -225,7 +233,7 @@ def _speed_config(request: Request, runner: Runner, settings: Settings, metering
         "mode": "performance",
         "runner": runner.name,
         "runner_version": runner.version(),
-        "settings": asdict(settings),
+        "settings": settings.as_config(),
         "protocol": "rigorous" if request.rigorous else "window",
         "cold_load": request.cold_load or request.rigorous,
         "meter": metering.chosen.source if metering.chosen else None,

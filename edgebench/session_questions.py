@@ -44,7 +44,7 @@ def accuracy_jobs(name: str, request: "Request", runner: Runner, settings: Setti
         "mode": "accuracy",
         "runner": runner.name,
         "runner_version": runner.version(),
-        "settings": asdict(settings),
+        "settings": settings.as_config(),
         "suite": suite.id,
         "suite_sha256": suite.sha256,
         "scorer": scorer.value,

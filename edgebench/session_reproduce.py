@@ -38,6 +38,7 @@ _FLAGS = {
     "meter": "--energy",
     "tdp_w": "--model-energy",
     "sustained_s": "--sustained",
+    "gpu": "--main-gpu",
 }
 """Fields of a request that are not spelled like their flag."""
 

@@ -202,7 +202,7 @@ class Visit:
 
     def _gpu_bytes(self, pid: int) -> int | None:
         """What the process holds of a GPU's memory after a repetition; None where none is used or told."""
-        if not self.plan.settings.n_gpu_layers:
+        if not self.plan.settings.on_gpu:
             return None
         from edgebench.devices.meters.nvml import gpu_memory_bytes
 

@@ -165,6 +165,10 @@ def make_request(options: dict[str, Any]) -> Any:
         type_k=options["cache_type_k"],
         type_v=options["cache_type_v"],
         mmap=options["mmap"],
+        provider=options["provider"],
+        dtype=options["dtype"],
+        gpu=options["main_gpu"],
+        server=options["server"],
         seed=options["seed"],
     )
 

@@ -233,5 +233,9 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         "-ctv", "--cache-type-v", type=KV_TYPE, default="f16", show_default=True, help="V cache type."
     ),
     click.option("--mmap/--no-mmap", default=True, show_default=True, help="Map the weights, or read them."),
+    click.option("--provider", help="Where onnx and torch compute: cpu, cuda, …  [default: cpu]"),
+    click.option("--dtype", help="What torch keeps weights in: f32, bf16, f16, …  [default: f32]"),
+    click.option("-mg", "--main-gpu", help="The GPU, by index or UUID.  [default: the first]"),
+    click.option("--server", metavar="URL", help="A server that runs already, for --runner llama_server."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the random tokens."),
 ]

@@ -4,7 +4,7 @@ Units stand in the names (`_s`, `_bytes`, `_tokens_per_s`); counts begin with `n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ class Format(StrEnum):
     GGUF = "gguf"
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
+    SERVED = "served"
+    """Behind a server that does not hand its file out: known by what the server calls it."""
     SYNTHETIC = "synthetic"
 
 
@@ -154,6 +156,23 @@ class Settings:
     type_k: str = "f16"
     type_v: str = "f16"
     mmap: bool = True
+    provider: str | None = None
+    """Where an engine that can choose computes: `cpu`, `cuda`, …; None: its usual place."""
+    dtype: str | None = None
+    """What the torch engine keeps weights in: `f32`, `bf16`, …; None: its usual type."""
+    gpu: str | None = None
+    """Index or UUID of the GPU, where one is used; None: the first."""
+    server: str | None = None
+    """URL of a server that runs already, for the engine that asks one."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of the work is a GPU's."""
+        return self.n_gpu_layers != 0 or self.provider not in (None, "cpu")
+
+    def as_config(self) -> dict[str, Any]:
+        """What a run's key is made of; what was left to the engine is left out, so old keys stay."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
