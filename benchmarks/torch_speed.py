@@ -3,12 +3,12 @@
     python benchmarks/torch_speed.py
 
 The embedded model's f32 checkpoint in the torch of the tool environment `export`, on the CPU. 24 pairs,
-their order alternating: `pp256` is a prompt of 256 tokens, `tg64` are 64 tokens greedily after it, and
+their order alternating: `pp128` is a prompt of 128 tokens, `tg32` are 32 tokens greedily after it, and
 `generate` is both by the call that writes answers. The bare loop calls the model with transformers'
 DynamicCache, asks for the last logits alone and takes their argmax. Prints the median ratio of speeds,
 edgebench / bare loop, with its 95 % interval. Exits 1 when a ratio is below 0.97 and its interval does
 not reach 1, or when the texts differ.
-Takes about three minutes on two cores; run it on a quiet machine.
+Takes about four minutes on two cores; run it on a quiet machine.
 """
 
 import random
@@ -25,8 +25,8 @@ from edgebench.core.types import Settings
 from edgebench.devices.local import default_threads
 
 N_PAIRS = 24
-N_PROMPT = 256
-N_GEN = 64
+N_PROMPT = 128
+N_GEN = 32
 LIMIT = 0.97
 
 Run = tuple[list[int], list[float]]

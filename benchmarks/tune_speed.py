@@ -2,10 +2,11 @@
 
     python benchmarks/tune_speed.py
 
-Takes the q4_0 level of the embedded model and a space of about 24 settings (threads, physical batch, flash
-attention, cache type), short requests (pp128+tg16). Measures every setting as `edgebench run` would (two rounds of
-five repetitions, the second in the opposite order), lets `tune` search the same space in a database of its
-own, then holds tune's setting against the sweep's best in 24 pairs of fresh processes, order alternating.
+Takes the q4_0 level of the embedded model, a space of 24 settings where there are two cores (threads,
+physical batch, flash attention, cache type) and short requests (pp128+tg16). Measures every setting as
+`edgebench run` would (two rounds of five repetitions, the second in the opposite order), lets `tune` search
+the same space in a database of its own, then holds tune's setting against the sweep's best in 24 pairs of
+fresh processes, order alternating.
 Prints the median ratio of the two requests' speeds with its 95 % interval, and the trials of both. Exits 1
 when the ratio is below 0.95, or tune took more than a third of the sweep's trials.
 Takes about ten minutes on two slow cores; run it on a quiet machine.
@@ -63,9 +64,7 @@ def request_s(model: Path, settings: Settings, n_repetitions: int, seed: int) ->
         "runner": "llama_cpp",
         "path": str(model),
         "settings": asdict(settings),
-        "workloads": [
-            {"workload": asdict(REQUEST), "repetitions": list(range(n_repetitions)), "seed": seed}
-        ],
+        "workloads": [{"workload": asdict(REQUEST), "repetitions": list(range(n_repetitions)), "seed": seed}],
     }
     with Child(job) as child:
         return [
@@ -130,8 +129,9 @@ def main() -> int:
     share = n_tuned / n_swept
     ok = ratio.value >= LIMIT and share <= MOST_TRIALS_SHARE
     print(
-        f"tune's setting {verdict}; speed over the sweep's best: {ratio.value:.3f} [{ratio.ci_low:.3f}, {ratio.ci_high:.3f}]"
-        f" in {N_PAIRS} pairs (limit {LIMIT}); {n_tuned} trials of the sweep's {n_swept}, {share:.0%}"
+        f"tune's setting {verdict}; speed over the sweep's best: {ratio.value:.3f}"
+        f" [{ratio.ci_low:.3f}, {ratio.ci_high:.3f}] in {N_PAIRS} pairs"
+        f" (limit {LIMIT}); {n_tuned} trials of the sweep's {n_swept}, {share:.0%}"
         f" (limit a third): {'within' if ok else 'OUTSIDE'} the limits"
     )
     return 0 if ok else 1

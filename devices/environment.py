@@ -2,9 +2,10 @@
 
 Slow facts make the environment's id: when one changes, a new run begins instead of mixing. Volatile ones
 (load, free memory, what a boot decides) are kept beside a run and never enter the id. Facts that can't be
-read stay None. No program is started for them: all is in /proc, in /sys and in Python.
+read stay None. No program is started for them: all is in /proc, in /sys, in NVML and in Python.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core.cpu import cpu_flags, cpuinfo
+from edgebench.core.energy import MeterError
 from edgebench.core.hashing import sha256_json
 from edgebench.core.types import Environment
+from edgebench.devices.gpu import list_gpus
 from edgebench.devices.state import ac_online, cpu_setting, on_battery
 from edgebench.devices.sysfs import read_int, read_text, sysfs
 
@@ -83,6 +86,7 @@ def slow_facts() -> dict[str, Any]:
         },
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": _variables(),
+        **_gpus(),
     }
 
 
@@ -239,6 +243,13 @@ def _variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(_VARIABLES) and not any(word in name for word in _SECRETS)
     }
+
+
+def _gpus() -> dict[str, Any]:
+    """NVIDIA's GPUs by UUID; nothing at all where there are none, so that ids made without them stay."""
+    with contextlib.suppress(MeterError):
+        return {"gpus": found} if (found := {gpu.uuid: gpu.facts() for gpu in list_gpus()}) else {}
+    return {}
 
 
 def _memory() -> dict[str, int]:

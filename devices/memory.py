@@ -34,6 +34,8 @@ class Memory:
     """Mapped files of a tmpfs (a model in /dev/shm, often in /tmp) stand here, not in `file_bytes`."""
     swap_bytes: int
     """What was allocated and is swapped out now: the process needs it too."""
+    gpu_bytes: int | None = None
+    """What it holds of a GPU's own memory, where somebody who can tell put it in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

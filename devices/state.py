@@ -1,4 +1,4 @@
-"""How hot, how fast and how held back this computer is now: what the kernel's /sys tells, and no more.
+"""How hot, how fast and how held back the processor that computes is now: what /sys and NVML tell, no more.
 
 A reader finds its files once and only reads them afterwards, so it may be polled a few times a second.
 What a system does not tell stays None: a virtual machine tells nothing, AMD and ARM count no throttling.
@@ -6,10 +6,11 @@ What a system does not tell stays None: a virtual machine tells nothing, AMD and
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgebench.devices.gpu import POWER_CAP, SLOWED, GpuReader
 from edgebench.devices.sysfs import entries, evidence, read_int, read_text, sysfs
 
 SETTLED_C_PER_S = 0.5 / 60
@@ -36,11 +37,11 @@ class DeviceState:
     """One look. None: this system does not tell."""
 
     temperature_c: float | None = None
-    """The hottest of the processor's sensors."""
+    """The hottest of the processor's sensors; of the GPU for a run on one."""
     temperature_sensor: str | None = None
     """Which one that was."""
     frequency_hz: float | None = None
-    """Mean of all processors that are on."""
+    """Mean of all processors that are on; of the GPU's multiprocessors for a run on one."""
     n_throttle_events: int | None = None
     """Packages and cores held back for heat, since some time in the past: only differences mean anything."""
     governor: str | None = None
@@ -49,13 +50,22 @@ class DeviceState:
     cooling_share: float | None = None
     """How much of its passive cooling (slower clocks, forced idling) the kernel applies, 0 to 1."""
     throttled_now: bool | None = None
-    """What a Raspberry Pi's firmware says of itself; others have no such word."""
+    """What a Raspberry Pi's firmware says of itself, and a GPU's driver of it; others have no such word."""
+    power_capped: bool | None = None
+    """A GPU's clocks are held down by its own power limit."""
+    gpu_busy_share: float | None = None
+    """Of the last moments, those in which the GPU computed."""
 
 
 class StateReader:
-    """Finds the sensors once; `read` looks at them. One reader for the whole of a run."""
+    """Finds the sensors once; `read` looks at them. One reader for the whole of a run.
 
-    def __init__(self) -> None:
+    `gpu` is the UUID of the GPU that computes, which then stands for the processor.
+    """
+
+    def __init__(self, gpu: str | None = None) -> None:
+        self._gpu_sensor = f"nvml:{gpu}"
+        self._gpu = GpuReader(gpu) if gpu else None
         self._sensors = _find_sensors()
         self._frequencies = _cpus("cpufreq/scaling_cur_freq")
         self._governors = _cpus("cpufreq/scaling_governor")
@@ -68,7 +78,7 @@ class StateReader:
         hottest = max(read, default=None)
         frequencies_hz = [1e3 * khz for path in self._frequencies if (khz := read_int(path)) is not None]
         cooling = [share for device in self._cooling if (share := _cooling_share(device)) is not None]
-        return DeviceState(
+        state = DeviceState(
             temperature_c=hottest[0] if hottest else None,
             temperature_sensor=hottest[1] if hottest else None,
             frequency_hz=statistics.fmean(frequencies_hz) if frequencies_hz else None,
@@ -78,6 +88,33 @@ class StateReader:
             cooling_share=max(cooling, default=None),
             throttled_now=_pi_throttled(),
         )
+        return state if self._gpu is None else self._of_gpu(self._gpu, state)
+
+    def _of_gpu(self, reader: GpuReader, state: DeviceState) -> DeviceState:
+        now = reader.read()
+        reasons = None if now.reasons is None else frozenset(now.reasons)
+        return replace(
+            state,
+            temperature_c=now.temperature_c,
+            temperature_sensor=None if now.temperature_c is None else self._gpu_sensor,
+            frequency_hz=now.frequency_hz,
+            throttled_now=state.throttled_now if reasons is None else bool(reasons & SLOWED),
+            power_capped=None if reasons is None else POWER_CAP in reasons,
+            gpu_busy_share=now.busy_share,
+        )
+
+    def gpu_memory_bytes(self, pid: int) -> int | None:
+        """What process `pid` holds of the GPU's memory; None where no GPU computes, or none tells."""
+        return None if self._gpu is None else self._gpu.memory_bytes(pid)
+
+    def gpu_is_shared(self, pid: int) -> bool:
+        """Whether others compute on the GPU beside process `pid`."""
+        return self._gpu is not None and self._gpu.is_shared(pid)
+
+    def close(self) -> None:
+        """Give back what is held of the GPU."""
+        if self._gpu is not None:
+            self._gpu.close()
 
     def facts(self) -> dict[str, Any]:
         """What is read, JSON-ready, for the record: an empty list or 0 is why a value is None."""
@@ -87,6 +124,7 @@ class StateReader:
             "n_throttle_counters": self._throttles.n_counters,
             "cooling_devices": [f"{d.name}:{read_text(d / 'type')}" for d in self._cooling],
             "power_supplies": [d.name for d in _power_supplies()],
+            "gpu": self._gpu_sensor if self._gpu else None,
             "evidence": str(evidence()),
         }
 
@@ -110,14 +148,16 @@ def settled(history: Sequence[tuple[float, float]], target_c: float) -> bool:
 def flags_between(before: DeviceState, after: DeviceState) -> list[str]:
     """What was wrong with the time between two looks of one reader.
 
-    `throttled` (events were counted, or the kernel or the firmware holds the clocks down at either look),
-    `on_battery`, `governor_changed`. What is not known raises no flag.
+    `throttled` (events were counted, or the kernel, the firmware or the GPU's driver holds the clocks down at
+    either look), `power_capped`, `on_battery`, `governor_changed`. What is not known raises no flag.
     """
     flags = []
     earlier, later = before.n_throttle_events, after.n_throttle_events
     counted = earlier is not None and later is not None and later > earlier
     if counted or any(state.throttled_now or state.cooling_share for state in (before, after)):
         flags.append("throttled")
+    if before.power_capped or after.power_capped:
+        flags.append("power_capped")
     if before.on_battery or after.on_battery:
         flags.append("on_battery")
     if before.governor and after.governor and before.governor != after.governor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from edgebench.core.errors import EdgebenchError, ModelError, StoreError
+from edgebench.core.errors import EdgebenchError, ModelError, ServerError, StoreError
 from edgebench.core.hashing import sha256_text
 from edgebench.core.paths import cache_dir
 from edgebench.core.types import Artifact, Mode, Status
@@ -19,6 +19,7 @@ from edgebench.results.store import Store
 from edgebench.session_bounds import know_limits
 from edgebench.session_cell import Cell, Outcome, Watcher
 from edgebench.session_git import git_state
+from edgebench.session_gpu import refuse_shared
 from edgebench.session_job import Job
 from edgebench.session_models import make_level, peek_level, resolve
 from edgebench.session_plan import Plan
@@ -27,6 +28,7 @@ from edgebench.session_predict import predict_cell
 from edgebench.session_recorder import Clock
 from edgebench.session_reproduce import command_of
 from edgebench.session_score import measure_accuracy
+from edgebench.session_served import resolve_served
 from edgebench.session_speed import measure_speed
 from edgebench.session_visit import Sensors
 
@@ -39,8 +41,9 @@ def execute_all(plans: Sequence[Plan], store: Store, watcher: Watcher) -> Outcom
     total = Outcome()
     told: set[str] = set()
     for plan in plans:
-        for line in (f"device: {plan.device.name} ({plan.environment.os})", plan.metering.told()):
-            if line not in told:
+        device = f"device: {plan.device.name} ({plan.environment.os})"
+        for line in (device, plan.gpu_told, plan.metering.told(), plan.absent_told):
+            if line and line not in told:
                 watcher.say(line)
             told.add(line)
         try:
@@ -64,9 +67,11 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
     Raises StoreError when nothing can be stored, KeyboardInterrupt after marking the run interrupted.
     """
     outcome = Outcome()
-    with _alone(store.path, plan.device.id):
+    with alone(store.path, plan.device.id):
+        if plan.gpu is not None:
+            refuse_shared(plan.gpu)
         artifacts = prepare(plan, store, watcher, outcome)
-        cells = [_cell(plan, job, artifact, store) for job in plan.jobs for artifact in artifacts]
+        cells = [cell_of(plan, job, artifact, store) for job in plan.jobs for artifact in artifacts]
         run_ids = [cell.run_id for cell in cells]
         outcome.run_ids.append(run_ids)
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
@@ -88,6 +93,7 @@ def execute(plan: Plan, store: Store, watcher: Watcher) -> Outcome:
                     store.set_status(run_id, Status.INTERRUPTED)
             raise
         finally:
+            sensors.state.close()
             plan.metering.close()
     return outcome
 
@@ -105,8 +111,9 @@ def prepare(plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> lis
     artifacts: list[Artifact] = []
     for name in plan.request.models:
         try:
-            parent = resolve(name, watcher.say)
-        except ModelError as error:
+            server = plan.settings.server
+            parent = resolve_served(name, server, watcher.say) if server else resolve(name, watcher.say)
+        except (ModelError, ServerError) as error:
             if len(plan.request.models) == 1:
                 raise
             outcome.fail(error, watcher)
@@ -154,7 +161,9 @@ def _made_line(artifact: Artifact) -> str:
 
 
 def _check_fit(artifact: Artifact, plan: Plan) -> None:
-    """Weights, cache and runtime against the device's memory, before anything is loaded."""
+    """Weights, cache and runtime against the device's memory, before anything is loaded here."""
+    if plan.settings.server is not None:
+        return
     n_tokens = max((w.n_prompt + w.n_gen + w.n_depth for job in plan.jobs for w in job.workloads), default=0)
     cache_bytes = n_tokens * (artifact.kv_bytes_per_token or 0)
     needed_bytes = artifact.size_bytes + cache_bytes + RUNTIME_BYTES
@@ -167,7 +176,7 @@ def _check_fit(artifact: Artifact, plan: Plan) -> None:
         )
 
 
-def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
+def cell_of(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
     """The run of a job: the stored one where there is one, else a new record."""
     store.add_device(plan.device)
     store.add_environment(plan.environment)
@@ -206,7 +215,7 @@ def _cell(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
 
 
 @contextmanager
-def _alone(database: Path, device_id: str) -> Iterator[None]:
+def alone(database: Path, device_id: str) -> Iterator[None]:
     """Only one process at a time fills a device's runs in a database: two would do the same work twice."""
     import fcntl
 

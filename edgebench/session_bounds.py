@@ -26,7 +26,7 @@ def know_limits(cells: Sequence[Cell], plan: Plan, store: Store, watcher: Watche
             store.set_shape(artifact.sha256, asdict(model_shape(artifact.path)))
         except ModelError as error:  # whether it can be run is the engine's to say
             watcher.say(f"no share of the device's limits for {artifact.label}: {error.message}")
-    if not files or _stored(plan, store) is not None:
+    if not files or plan.settings.on_gpu or plan.settings.server or _stored(plan, store) is not None:
         return
     limits = limits_of(plan.settings.n_threads, watcher.say)
     if limits.noisy:

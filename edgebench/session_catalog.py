@@ -8,10 +8,11 @@ from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.energy import Method
-from edgebench.core.engine import Runner
-from edgebench.core.errors import EdgebenchError, UsageError, nearest
+from edgebench.core.engine import Prepares, Runner
+from edgebench.core.errors import EdgebenchError, MissingDependency, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
-from edgebench.core.tool_env import ensure_tool, find_tool, tool_names, tool_title
+from edgebench.core.tool_env import Tool, ensure_tool, find_tool, tool_names, tool_title
+from edgebench.core.types import Settings
 from edgebench.devices.local import local_environment
 from edgebench.devices.meters.catalog import probe_all
 from edgebench.devices.profiles import find_profile, profile_names
@@ -21,9 +22,20 @@ from edgebench.quantize.catalog import fetch, shipped_models
 from edgebench.quantize.hub import is_hub_id
 from edgebench.quantize.levels import ALL_LEVELS
 from edgebench.quantize.manifest import manifest_of
+from edgebench.runners.engine_build import ensure, explain
+from edgebench.runners.engine_target import Target
+from edgebench.runners.llama_backends import installed_backends
 from edgebench.runners.llama_source import source_tree
 from edgebench.session_models import resolve
 from edgebench.session_sources import fetch_from_hub
+
+LLAMA_CPP = "llama_cpp"
+"""The engine that is built, not only fetched."""
+_ONNX_PACKAGES = {
+    "onnx": ("onnxruntime", "onnxruntime-gpu"),
+    "onnx_genai": ("onnxruntime-genai", "onnxruntime-genai-cuda"),
+}
+"""Engine -> its package, and the one that has CUDA."""
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -74,9 +86,11 @@ def list_runners() -> list[dict[str, Any]]:
                 "version": runner.version() if why is None else None,
                 "evidence": runner.evidence.value,
                 "formats": [f.value for f in runner.formats],
+                "backends": sorted(installed_backends()) if name == LLAMA_CPP else None,
             }
-        except EdgebenchError as error:
-            row = {"name": name, "available": False, "why": error.message, "install": None, "version": None}
+        except EdgebenchError as error:  # somebody's plug-in
+            row = {"name": name, "available": False, "why": error.message, "install": error.hint}
+            row |= dict.fromkeys(("version", "evidence", "formats", "backends"))
         rows.append(row)
     return rows
 
@@ -88,15 +102,69 @@ def why_not(runner: Runner) -> str | None:
     return None if find_tool(runner.tool) else f"its tool environment {runner.tool} is not made yet"
 
 
-def build_runner(name: str, say: Callable[[str], None], progress: Callable[[int, int], None]) -> Path | None:
-    """Build and install an engine; the wheel used, or None when it is there already."""
-    if name not in registry.names("runners"):
-        raise nearest(name, registry.names("runners"), kind="runner")
-    if name != "llama_cpp":
-        raise UsageError(f"runner {name} needs no build")
-    from edgebench.runners.engine_build import ensure
+def buildable() -> list[str]:
+    """What `runners build` takes: every engine, and the tool environments some of them work in."""
+    return sorted({*registry.names("runners"), *tool_names()})
 
-    return ensure(say, progress)
+
+def build_runner(
+    name: str, target: str | None, say: Callable[[str], None], progress: Callable[[int, int], None]
+) -> None:
+    """Make an engine usable: llama.cpp is built for `target`, others get the environment they work in.
+
+    Raises:
+        UsageError: no such engine, or one that is built for nothing in particular.
+        MissingDependency: what it needs is not here; the hint is the command that gets it.
+    """
+    tool = _tool_of(name, target)
+    if name == LLAMA_CPP:
+        ensure(say, progress, Target(target) if target else None)
+    elif tool is not None:
+        ensure_tool(tool, say)
+    else:
+        runner: Runner = registry.load("runners", name)
+        if (why := runner.available()) is not None:
+            raise MissingDependency(f"runner {name}: {why}", runner.install)
+        if isinstance(runner, Prepares):
+            runner.prepare(Settings(n_threads=1), say)
+
+
+def explain_build(name: str, target: str | None) -> dict[str, Any]:
+    """What `build_runner` would do, without doing it: JSON-ready. Raises UsageError as it does."""
+    tool = _tool_of(name, target)
+    if name == LLAMA_CPP:
+        return explain(Target(target) if target else None)
+    if tool is not None:
+        there = find_tool(tool) is not None
+        todo = "nothing: it is there" if there else f"make the tool environment {tool}: {tool_title(tool)}"
+        return {"runner": name, "todo": todo, "possible": True}
+    why = registry.load("runners", name).available()
+    return {"runner": name, "todo": "nothing: it is there" if why is None else why, "possible": why is None}
+
+
+def _tool_of(name: str, target: str | None) -> str | None:
+    """The tool environment that a name stands for or works in; UsageError for what nobody builds."""
+    if name not in buildable():
+        raise nearest(name, buildable(), kind="runner")
+    tool = name if name in tool_names() else registry.load("runners", name).tool
+    if target in (None, "cpu") or name == LLAMA_CPP:
+        return tool
+    if name in _ONNX_PACKAGES and target == "cuda":
+        plain, for_cuda = _ONNX_PACKAGES[name]
+        raise UsageError(
+            f"{for_cuda} takes {plain}'s place in the tool environment {tool}: edgebench does not install it,"
+            " and has not been tried with it",
+            _swap(plain, for_cuda, find_tool(tool)),
+        )
+    raise UsageError(f"{name} is not built for a target", f"--target {target} is for {LLAMA_CPP}")
+
+
+def _swap(plain: str, for_cuda: str, tool: Tool | None) -> str:
+    """The command that puts one package in another's place."""
+    if tool is None:
+        return "edgebench runners build onnx, then ask again: the answer names its interpreter"
+    pip = f"{tool.python} -m pip"
+    return f"{pip} uninstall -y {plain} && {pip} install {for_cuda}"
 
 
 def list_devices() -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from edgebench.core.engine import Prepares
 from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
 from edgebench.core.tool_env import ensure_tool
-from edgebench.core.types import Artifact, Mode, Status
+from edgebench.core.types import Artifact, Format, Mode, Status
 from edgebench.results.performance_summary import invalid_reason
 from edgebench.results.store import Store
 from edgebench.results.summary import summarise
@@ -65,15 +66,18 @@ class Cell:
 
 def engine_of(cell: Cell, plan: Plan) -> dict[str, Any]:
     """What a measuring process must know to open the artifact."""
+    path = cell.artifact.path  # behind a server it is the model's name
     return {
         "runner": plan.runner.name,
-        "path": str(cell.artifact.path.absolute()),
+        "path": str(path if cell.artifact.quant.format is Format.SERVED else path.absolute()),
         "settings": cell.job.config["settings"],
     }
 
 
 def start(job: Mapping[str, Any], plan: Plan, watcher: Watcher) -> Child:
     """A measuring process for a job, in the environment its engine needs."""
+    if isinstance(plan.runner, Prepares):
+        plan.runner.prepare(plan.settings, watcher.say)
     tool = ensure_tool(plan.runner.tool, watcher.say) if plan.runner.tool else None
     return Child(job, tool)
 
@@ -105,6 +109,7 @@ def recorded(
     except InvalidRun as error:
         summarise(store, cell.run_id)
         store.set_status(cell.run_id, Status.INVALID, error.message)
+        failed.add(cell.run_id)
         outcome.invalid.append(f"{cell.artifact.label} {cell.job.title}: {error.message}")
         watcher.say(f"invalid: {outcome.invalid[-1]}")
     except EdgebenchError as error:

@@ -13,7 +13,13 @@ from typing import Any, Self
 from edgebench.core import errors
 from edgebench.core.errors import ModelError, RunFailed
 from edgebench.core.tool_env import Tool
+from edgebench.devices.contention import CpuTimes
 from edgebench.devices.memory import read_memory, reset_peak
+from edgebench.session_gpu import gpu_variables
+
+
+def _gpu_variables(job: Mapping[str, Any]) -> dict[str, str]:
+    return gpu_variables(job["settings"]) if "settings" in job else {}
 
 
 class Child:
@@ -26,7 +32,7 @@ class Child:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [str(tool.python if tool else sys.executable), "-P", "-m", "edgebench.session_worker"],
-            env=tool.environment(offline=offline) if tool else None,
+            env={**(tool.environment(offline=offline) if tool else os.environ), **_gpu_variables(job)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -35,6 +41,8 @@ class Child:
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         self.pid = self._process.pid
+        self.engine_pid: int | None = self.pid
+        """The process that computes: the child's, or that of a server; None where it is not known."""
         self._job = job
 
     def __enter__(self) -> Self:
@@ -55,6 +63,10 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         self._errors.close()
+
+    def cpu_times(self) -> CpuTimes | None:
+        """Processor time of everybody, and of the child and its engine; None where that is not known."""
+        return CpuTimes.read(*{self.pid, self.engine_pid}) if self.engine_pid else None
 
     def _write(self, line: str) -> None:
         pipe = self._process.stdin
@@ -88,9 +100,10 @@ class Child:
                     self._write("ok")
                     return
                 case _:
-                    yield {**message, "memory": read_memory(self.pid)}
-                    if message["type"] != "loaded":  # the load's peak counts for what comes first
-                        reset_peak(self.pid)
+                    pid = self.engine_pid = message.get("pid", self.engine_pid)
+                    yield {**message, "memory": read_memory(pid) if pid else None}
+                    if pid and message["type"] != "loaded":  # the load's peak counts for what comes first
+                        reset_peak(pid)
                     self._write("ok")
         raise self._death()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgebench.core.energy import Absence, EnergyReading, Meter, MeterError, MeterFacts, SourceStatus
@@ -14,6 +14,10 @@ from edgebench.session_recorder import Clock, Recorder
 
 NONE = "none"
 AUTO = "auto"
+POWER = ":power"
+"""How the name of a counter's cross-check ends, where its sensor has one."""
+CROSS_CHECK_SHARE = 0.05
+"""A counter and the integral of the same sensor's power may differ by so much of the counter."""
 LONGEST_WINDOW_S = 60.0
 """A default run is not stretched beyond this for a slow meter; `--rigorous` is."""
 
@@ -102,6 +106,7 @@ class Metering:
             return [
                 {**own, **modelled, "headline": 1, "energy_reason": self.reason, "energy_detail": self.why}
             ]
+        readings = {m.facts.source: self.energy(recorder, m.facts, start_s, end_s) for m in self.meters}
         rows = []
         for meter in self.meters:
             facts = meter.facts
@@ -111,7 +116,7 @@ class Metering:
                     **own,
                     **(modelled if is_headline else {}),
                     "headline": int(is_headline),
-                    **window_columns(self.energy(recorder, facts, start_s, end_s), facts),
+                    **window_columns(_cross_checked(facts.source, readings), facts),
                 }
             )
         return rows
@@ -121,6 +126,20 @@ class Metering:
             return {}
         model = tdp_energy_j(busy_core_s, self.n_cores, self.tdp_w)
         return {"energy_modelled_j": model.value_j, "energy_model": f"{model.label}: {model.formula}"}
+
+
+def _cross_checked(source: str, readings: Mapping[str, EnergyReading]) -> EnergyReading:
+    """A counter's reading, flagged where the same sensor's sampled power (`nvml:0:power`) disagrees."""
+    reading, other = readings[source], readings.get(f"{source}{POWER}")
+    if other is None or not reading.value_j or other.value_j is None:
+        return reading
+    if abs(other.value_j - reading.value_j) <= CROSS_CHECK_SHARE * reading.value_j:
+        return reading
+    return replace(
+        reading,
+        flags=(*reading.flags, "power_disagrees"),
+        detail=f"sampled power makes {other.value_j:.4g} J of the counter's {reading.value_j:.4g} J",
+    )
 
 
 def window_columns(reading: EnergyReading, facts: MeterFacts) -> dict[str, Any]:
@@ -140,11 +159,16 @@ def window_columns(reading: EnergyReading, facts: MeterFacts) -> dict[str, Any]:
     }
 
 
-def open_metering(choice: str, *, on_gpu: bool, tdp_w: float | None = None, n_cores: int = 1) -> Metering:
-    """The meters of this computer. `choice`: `auto`, `none`, or a source's name to take the figures from."""
+def open_metering(
+    choice: str, *, on_gpu: bool, gpu: str | None = None, tdp_w: float | None = None, n_cores: int = 1
+) -> Metering:
+    """The meters of this computer. `choice`: `auto`, `none`, or a source's name to take the figures from.
+
+    `gpu` is the counter of the GPU that computes (`nvml:1`): those of others are left alone.
+    """
     if choice == NONE:
         return Metering(tdp_w=tdp_w, n_cores=n_cores)
-    meters = open_all()
+    meters = _without_other_gpus(open_all(), gpu)
     facts = [meter.facts for meter in meters]
     chosen = headline(facts, on_gpu=on_gpu)
     if choice != AUTO:
@@ -163,6 +187,21 @@ def open_metering(choice: str, *, on_gpu: bool, tdp_w: float | None = None, n_co
         tdp_w=tdp_w,
         n_cores=n_cores,
     )
+
+
+def _without_other_gpus(meters: Sequence[Meter], gpu: str | None) -> list[Meter]:
+    """Close the meters of GPUs that do not compute; of `nvml:1`, those of `nvml:0` and their cross-checks."""
+    if gpu is None:
+        return list(meters)
+    family = gpu.partition(":")[0]
+    ours: list[Meter] = []
+    for meter in meters:
+        source = meter.facts.source
+        if not source.startswith(f"{family}:") or source in (gpu, f"{gpu}{POWER}"):
+            ours.append(meter)
+        else:
+            meter.close()
+    return ours
 
 
 def _refuse(choice: str, facts: Sequence[MeterFacts]) -> None:

@@ -6,6 +6,10 @@ tokenizer, no sampling. `chat` is a text request: its clock starts when the text
 
 A test's repetitions make one window, for meters that are slower than a repetition: it goes on past the
 repetitions asked for until it is as long as the meter needs.
+
+An engine that streams (a server) is given a request where others are given token by token: `tg` then is
+as many evaluations of one token as elsewhere, and its sampling and the way here are inside. What it says
+of its own time stands beside.
 """
 
 import itertools
@@ -13,10 +17,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgebench.core.engine import Session
+from edgebench.core.engine import Session, Streaming, TextSession
+from edgebench.core.errors import InvalidRun
 from edgebench.core.types import Workload
 from edgebench.devices.contention import UNSTABLE_FACTOR, CpuTimes, is_noisy, spin_s
 from edgebench.devices.memory import read_faults, read_memory
@@ -48,17 +53,27 @@ class Canary:
 class Timed:
     """Calls of the engine with the time they took: the rest of a repetition is the harness's own."""
 
-    def __init__(self, prefill: Callable[[list[int]], None]) -> None:
-        self._prefill = prefill
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.inside_ns = 0
 
     def prefill(self, tokens: list[int]) -> int:
         """Evaluate tokens; the moment they were done."""
         begun = time.perf_counter_ns()
-        self._prefill(tokens)
+        self._session.prefill(tokens)
         done = time.perf_counter_ns()
         self.inside_ns += done - begun
         return done
+
+    def steps(self, tokens: list[int]) -> list[int]:
+        """Evaluate tokens one by one: the moment each was done. A stream goes on from the first by itself."""
+        if not tokens or not isinstance(self._session, Streaming):
+            return [self.prefill([token]) for token in tokens]
+        begun = time.perf_counter_ns()
+        written = self._session.stream(tokens[:1], n_gen=len(tokens))
+        stamps = [time.perf_counter_ns() for _ in written]
+        self.inside_ns += stamps[-1] - begun
+        return stamps
 
 
 def measure(
@@ -76,7 +91,7 @@ def measure(
     Yields `trial` messages as they are made and one `window`.
     """
     rng = random.Random(f"{seed}:{workload.name}:{repetitions}")
-    chat_tokens = len(session.tokenize(session.chat_prompt(CHAT_TEXT)[0])) if workload.chat else 0
+    chat_tokens = _n_chat_tokens(session) if workload.chat else 0
     session.open(n_ctx=workload.n_prompt + workload.n_gen + workload.n_depth + chat_tokens)
     yield _repetition(session, _warm_up(workload), canary, rng, chat_tokens, 0, "warmup", progress)
     made: list[Mapping[str, Any]] = []
@@ -99,6 +114,18 @@ def measure(
     }
 
 
+def engine_pid(session: Session) -> int | None:
+    """The process that computes: this one, or a server's; None where that is not known."""
+    return session.pid if isinstance(session, Streaming) else os.getpid()
+
+
+def _n_chat_tokens(session: Session) -> int:
+    """Tokens of the chat-like request; 0 where the engine tells them with its answer only."""
+    if isinstance(session, TextSession):
+        return 0
+    return len(session.tokenize(session.chat_prompt(CHAT_TEXT)[0]))
+
+
 def _warm_up(workload: Workload) -> Workload:
     """One full pass; of a sustained run, one of its requests."""
     return Workload(n_gen=workload.n_gen) if workload.sustained_s else workload
@@ -118,25 +145,25 @@ def _repetition(
     session.reset()
     if workload.n_depth:
         session.prefill(_random_tokens(session, rng, workload.n_depth))
-    pid = os.getpid()
+    pid = engine_pid(session)
     canary_before_s = spin_s()
-    faults, memory = read_faults(pid), read_memory(pid)
-    before = CpuTimes.read(pid, os.getppid())
+    faults, memory = (read_faults(pid), read_memory(pid)) if pid else (None, None)
+    before = _own_times(pid)
     start_s = time.perf_counter()
     if workload.chat:
-        timed = _chat(session, workload)
+        timed = _chat(session, workload, chat_tokens)
     elif workload.sustained_s:
         timed = _sustained(session, workload, rng, progress)
     else:
         timed = _synthetic_tokens(session, workload, rng)
     end_s = time.perf_counter()
-    after = CpuTimes.read(pid, os.getppid())
-    later_faults, later_memory = read_faults(pid), read_memory(pid)
+    after = _own_times(pid)
+    later_faults, later_memory = (read_faults(pid), read_memory(pid)) if pid else (None, None)
     canary_after_s = spin_s()
     foreign_s = after.foreign_since(before) if before and after else None
     n_major = later_faults.n_major - faults.n_major if faults and later_faults else None
     swap_bytes = later_memory.swap_bytes - memory.swap_bytes if memory and later_memory else None
-    flags = []
+    flags: list[str] = timed.pop("flags", [])
     if foreign_s is not None and is_noisy(foreign_s, timed["total_s"]):
         flags.append("noisy_neighbour")
     if canary.is_slow(canary_before_s, canary_after_s):
@@ -145,6 +172,8 @@ def _repetition(
         flags.append("paging")
     return {
         "type": "trial",
+        "pid": pid,
+        "usage": asdict(session.usage) if isinstance(session, Streaming) and session.usage else None,
         "test": workload.name,
         "phase": phase,
         "repetition": repetition,
@@ -165,6 +194,11 @@ def _repetition(
     }
 
 
+def _own_times(pid: int | None) -> CpuTimes | None:
+    """Processor time of everybody and of this measurement; None where the engine's is not known."""
+    return CpuTimes.read(*{os.getpid(), os.getppid(), pid}) if pid else None
+
+
 def _random_tokens(session: Session, rng: random.Random, n: int, *, first: bool = True) -> list[int]:
     """Random ids; a text's first is BOS when the tokenizer adds one, as in llama-bench."""
     tokens = [rng.randrange(session.n_vocab) for _ in range(n)]
@@ -176,10 +210,10 @@ def _random_tokens(session: Session, rng: random.Random, n: int, *, first: bool 
 def _synthetic_tokens(session: Session, workload: Workload, rng: random.Random) -> dict[str, Any]:
     prompt = _random_tokens(session, rng, workload.n_prompt, first=not workload.n_depth)
     steps = _random_tokens(session, rng, workload.n_gen, first=not (workload.n_depth or workload.n_prompt))
-    engine = Timed(session.prefill)
+    engine = Timed(session)
     start = time.perf_counter_ns()
     prefilled = engine.prefill(prompt) if prompt else start
-    stamps = [engine.prefill([token]) for token in steps]
+    stamps = engine.steps(steps)
     end = stamps[-1] if stamps else prefilled
     return {
         "prefill_s": (prefilled - start) * 1e-9 if prompt else None,
@@ -195,13 +229,13 @@ def _sustained(
     session: Session, workload: Workload, rng: random.Random, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Requests of `n_gen` tokens until the time is over; the last one is finished."""
-    engine = Timed(session.prefill)
+    engine = Timed(session)
     stamps: list[int] = []
     start = time.perf_counter_ns()
     while (passed_s := (time.perf_counter_ns() - start) * 1e-9) < workload.sustained_s:
         progress(passed_s / workload.sustained_s)
         session.reset()
-        stamps += [engine.prefill([token]) for token in _random_tokens(session, rng, workload.n_gen)]
+        stamps += engine.steps(_random_tokens(session, rng, workload.n_gen))
     total_s = (stamps[-1] - start) * 1e-9
     return {
         "n_gen": len(stamps),
@@ -214,7 +248,9 @@ def _sustained(
     }
 
 
-def _chat(session: Session, workload: Workload) -> dict[str, Any]:
+def _chat(session: Session, workload: Workload, chat_tokens: int) -> dict[str, Any]:
+    if isinstance(session, Streaming):
+        return _chat_streamed(session, workload, chat_tokens)
     stamps: list[int] = []
     first: int | None = None
     start = time.perf_counter_ns()
@@ -236,4 +272,36 @@ def _chat(session: Session, workload: Workload) -> dict[str, Any]:
         "total_s": (stamps[-1] - start) * 1e-9,
         "engine_s": None,
         "token_times_s": [(stamp - start) * 1e-9 for stamp in stamps],
+    }
+
+
+def _chat_streamed(session: Streaming, workload: Workload, chat_tokens: int) -> dict[str, Any]:
+    """The same of a server: what it writes may end early, and it says itself how many tokens that was."""
+    stamps: list[int] = []
+    first: int | None = None
+    start = time.perf_counter_ns()
+    for shown in session.stream(CHAT_TEXT, n_gen=workload.n_gen):
+        stamps.append(time.perf_counter_ns())
+        if first is None and shown:
+            first = stamps[-1]
+    end = time.perf_counter_ns()
+    usage = session.usage
+    if usage is None or not stamps:
+        raise InvalidRun("the server answered a chat request with nothing", "try another model")
+    if chat_tokens and usage.n_prompt != chat_tokens:
+        raise InvalidRun(
+            f"the server counts {usage.n_prompt} prompt tokens of a chat request that are {chat_tokens}",
+            "its figures can't be trusted: try a newer version of it",
+        )
+    apart = len(stamps) == usage.n_gen
+    return {
+        "n_prompt": usage.n_prompt,
+        "n_gen": usage.n_gen,
+        "prefill_s": (stamps[0] - start) * 1e-9,
+        "decode_s": (stamps[-1] - stamps[0]) * 1e-9,
+        "ttft_s": (first - start) * 1e-9 if first is not None else None,
+        "total_s": (end - start) * 1e-9,
+        "engine_s": None,
+        "token_times_s": [(stamp - start) * 1e-9 for stamp in stamps] if apart else [],
+        "flags": [] if apart else ["tokens_in_lumps"],
     }

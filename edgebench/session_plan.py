@@ -1,11 +1,13 @@
 """What a run would do, resolved before anything is measured: a list of jobs, each done on every artifact."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
+from edgebench.core.energy import Absence
 from edgebench.core.engine import Runner
 from edgebench.core.errors import MissingDependency, UsageError
 from edgebench.core.hashing import sha256_text
@@ -18,15 +20,21 @@ from edgebench.core.types import (
     Settings,
     Workload,
 )
+from edgebench.devices.gpu import Gpu
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import find_profile
 from edgebench.quantize.adopted import adopted_models
+from edgebench.runners.llama_backends import check_gpu_backend
 from edgebench.session_energy import AUTO, Metering, open_metering
+from edgebench.session_gpu import gpu_of
 from edgebench.session_job import Job
 from edgebench.session_models import DEFAULT_MODEL, SYNTHETIC_SUFFIX, check_levels, check_models
 from edgebench.session_performance import CHAT_TEXT
 from edgebench.session_questions import accuracy_jobs
+from edgebench.session_served import attach
 
+LLAMA_ENGINES = ("llama_cpp", "llama_server")
+"""Those that compute with the installed llama.cpp."""
 RIGOROUS_ROUNDS = RIGOROUS_REPETITIONS = 5
 """The least of each under the full protocol."""
 MAX_ROUNDS = 20
@@ -95,16 +103,29 @@ class Plan:
     jobs: tuple[Job, ...]
     metering: Metering = field(default_factory=Metering)
     """What energy is measured with; open until it is closed."""
+    gpu: Gpu | None = None
+    """The NVIDIA GPU that computes; None: none does, or none can be watched."""
+    gpu_told: str = ""
+    """A line for people: which GPU, or what is not known of it."""
+    absent_told: str = ""
+    """A line for people: which tests can't be done, and why."""
     levels: tuple[str, ...] = field(default=())
     """Levels to make of each model; empty: the files as they are."""
 
 
 def make_plan(request: Request) -> Plan:
-    """Check everything that can be checked without a model. Raises UsageError or SuiteError."""
-    check_models(request.models)
+    """Check everything that can be checked without a model. Raises UsageError or SuiteError.
+
+    A running server is asked what it is: ServerError when it is not there.
+    """
     check_levels(request.quants)
-    device = find_profile(request.device)
-    runner = _runner(request)
+    device, environment = find_profile(request.device), local_environment()
+    attached = attach(request.server, request.runner, levels=bool(request.quants)) if request.server else None
+    if attached is None:
+        check_models(request.models)
+    elif attached.elsewhere is not None:
+        device, environment = attached.elsewhere
+    runner: Runner = attached.runner if attached else _runner(request)
     if request.mode not in ("performance", "accuracy", "both"):
         raise UsageError(f"unknown mode {request.mode!r}", "performance, accuracy or both")
     settings = Settings(
@@ -121,21 +142,31 @@ def make_plan(request: Request) -> Plan:
         gpu=request.gpu,
         server=request.server,
     )
+    if runner.name in LLAMA_ENGINES and attached is None:
+        check_gpu_backend(settings.n_gpu_layers)
+    gpu, gpu_told = gpu_of(settings) if device.transport == "local" else (None, "")
+    if gpu is not None:
+        settings = replace(settings, gpu=gpu.uuid)
     metering = open_metering(
         request.meter,
         on_gpu=settings.on_gpu,
+        gpu=gpu.meter if gpu else None,
         tdp_w=request.tdp_w,
         n_cores=os.cpu_count() or 1,
     )
+    if attached and attached.elsewhere:
+        metering.close()
+        metering = Metering(reason=Absence.NO_SENSOR, why="the server is on another computer")
+    texts_only = attached.why_texts_only if attached else None
     jobs: list[Job] = []
     if request.mode != "accuracy":
-        if workloads := _workloads(request):
+        if workloads := [w for w in _workloads(request) if w.chat or not texts_only]:
             jobs.append(_performance_job(request, workloads, runner, settings, metering))
-        if request.sustained_s:
+        if request.sustained_s and not texts_only:
             jobs.append(_sustained_job(request, runner, settings, metering))
         if not jobs:
             raise UsageError(
-                "nothing to measure",
+                f"nothing to measure{f': {texts_only}' if texts_only else ''}",
                 "give -p, -n, --chat or --sustained a number above 0, or --mode accuracy",
             )
     if request.mode != "performance":
@@ -144,11 +175,14 @@ def make_plan(request: Request) -> Plan:
     return Plan(
         request=request,
         device=device,
-        environment=local_environment(),
+        environment=environment,
         runner=runner,
         settings=settings,
         jobs=tuple(jobs),
         metering=metering,
+        gpu=gpu,
+        gpu_told=gpu_told,
+        absent_told=_absent(request, texts_only),
         levels=tuple(dict.fromkeys(request.quants)),
     )
 
@@ -188,8 +222,14 @@ def _workloads(request: Request) -> tuple[Workload, ...]:
     return tuple(dict.fromkeys(tests))  # a repeated number is one test
 
 
+def _absent(request: Request, why: str | None) -> str:
+    names = [w.name for w in _workloads(request) if not w.chat]
+    names += [f"sustained{request.sustained_s}"] if request.sustained_s else []
+    return f"not measured: {', '.join(names)} ({why})" if why and names and request.mode != "accuracy" else ""
+
+
 def _performance_job(
-    request: Request, workloads: tuple[Workload, ...], runner: Runner, settings: Settings, metering: Metering
+    request: Request, workloads: Sequence[Workload], runner: Runner, settings: Settings, metering: Metering
 ) -> Job:
     n_rounds = max(request.rounds, RIGOROUS_ROUNDS) if request.rigorous else request.rounds
     n_repetitions = (
@@ -197,7 +237,7 @@ def _performance_job(
     )
     return Job(
         mode=Mode.PERFORMANCE,
-        workloads=workloads,
+        workloads=tuple(workloads),
         n_rounds=n_rounds,
         n_repetitions=n_repetitions,
         anchored=request.rigorous,

@@ -35,14 +35,15 @@ def known_measurements(store: Store, *, device_id: str, environment_id: str) -> 
     for run in store.runs(mode=Mode.PERFORMANCE, status=Status.COMPLETE):
         here = (run.device_id, run.environment_id) == (device_id, environment_id)
         shape = _stored_shape(store, run.artifact_id)
-        if shape is None or not here or run.evidence is not Evidence.MEASURED:
-            continue
+        settings = Settings(**run.config["settings"])
+        if shape is None or not here or settings.on_gpu or run.evidence is not Evidence.MEASURED:
+            continue  # a GPU's speeds follow from its own limits, which nobody measured
         found += [
             Measured(
                 sha256=run.artifact_id,
                 model=run.model,
                 shape=shape,
-                settings=Settings(**run.config["settings"]),
+                settings=settings,
                 workload=Workload(n_prompt=row["n_prompt"], n_gen=row["n_gen"], n_depth=row["n_depth"]),
                 tokens_per_s=row["tokens_per_s"],
                 peak_rss_bytes=row["peak_rss_bytes"],
@@ -66,7 +67,7 @@ def predict_cell(cell: Cell, plan: Plan, store: Store) -> None:
     limits = store.limits(
         device_id=plan.device.id, environment_id=plan.environment.id, n_threads=plan.settings.n_threads
     )
-    if shape is None or cell.artifact.quant.format is not Format.GGUF:
+    if shape is None or plan.settings.on_gpu or cell.artifact.quant.format is not Format.GGUF:
         return
     others = [
         row

@@ -7,13 +7,15 @@ from edgebench.results.store import Store
 from edgebench.session_job import Job
 from edgebench.session_models import peek, peek_level
 from edgebench.session_plan import Plan
+from edgebench.session_served import resolve_served
 
 
 def plan_rows(plan: Plan, store: Store | None) -> list[dict[str, Any]]:
     """`--dry-run`: what each level and job would do, and how much of it is stored already."""
     rows: list[dict[str, Any]] = []
     for name in plan.request.models:
-        parent = peek(name)
+        server = plan.settings.server
+        parent = resolve_served(name, server, lambda _: None) if server else peek(name)
         levels: list[tuple[str, Artifact | None]] = [
             (level, peek_level(parent, level) if parent else None) for level in plan.levels
         ] or [(parent.quant.name if parent else "as shipped", parent)]

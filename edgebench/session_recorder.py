@@ -7,7 +7,7 @@ shares; a `Clock` turns them into seconds since a run began, and no clock set in
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from edgebench.core.energy import Meter, MeterError, Sample
@@ -71,7 +71,7 @@ class Recorder:
             for meter in self._meters:
                 self._read(meter)
             now_s = time.perf_counter()
-            if self._pid is not None and (memory := read_memory(self._pid)) is not None:
+            if self._pid is not None and (memory := self._read_memory(self._pid)) is not None:
                 self._memory.append((now_s, memory))
             if self._reader is not None and self._n_looks % STATE_EVERY == 0:
                 self.states.append((now_s, self._reader.read()))
@@ -102,6 +102,11 @@ class Recorder:
         with self._lock:
             taken, self._memory = self._memory, []
         return taken
+
+    def _read_memory(self, pid: int) -> Memory | None:
+        memory = read_memory(pid)
+        gpu_bytes = self._reader.gpu_memory_bytes(pid) if self._reader else None
+        return memory if memory is None or gpu_bytes is None else replace(memory, gpu_bytes=gpu_bytes)
 
     def _read(self, meter: Meter) -> None:
         source = meter.facts.source

@@ -11,6 +11,7 @@ from typing import Any
 from edgebench import __version__
 from edgebench.core import registry
 from edgebench.core.errors import EdgebenchError
+from edgebench.core.setting_flags import SETTING_FLAGS
 from edgebench.devices.environment import Difference, differences, local_environment
 from edgebench.devices.profiles import find_profile
 from edgebench.results.records import RunRow
@@ -25,20 +26,13 @@ _FLAGS = {
     "suites": "--suite",
     "permutation": "--permute",
     "n_chat": "--chat",
-    "n_threads": "-t",
-    "n_batch": "-b",
-    "n_ubatch": "-ub",
-    "n_gpu_layers": "-ngl",
-    "flash_attn": "-fa",
-    "type_k": "-ctk",
-    "type_v": "-ctv",
+    **SETTING_FLAGS,
     "n_prompt": "-p",
     "n_gen": "-n",
     "n_depth": "-d",
     "meter": "--energy",
     "tdp_w": "--model-energy",
     "sustained_s": "--sustained",
-    "gpu": "--main-gpu",
 }
 """Fields of a request that are not spelled like their flag."""
 
@@ -135,6 +129,8 @@ def _changed_model(run: RunRow) -> str | None:
     words = shlex.split(run.command or "")
     names: Iterable[str] = words[words.index("-m") + 1].split(",") if "-m" in words else ()
     for name in names:
+        if "--server" in words:
+            continue  # whether it still serves the same is the server's to say
         if Path(name).expanduser().suffix and not Path(name).expanduser().exists():
             return f"no file at {name} now"
         if "--quant" not in words and len(words[words.index("-m") + 1].split(",")) == 1:

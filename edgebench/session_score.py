@@ -90,6 +90,7 @@ def _score(
             for message in child.messages():
                 now_s = recorder.look()
                 at_s = clock.run_s(now_s)
+                recorder.follow(child.engine_pid)
                 if message["type"] == "loaded":
                     asked.start_s = now_s
                     store.set_engine(cell.run_id, message["facts"])

@@ -92,7 +92,7 @@ def _visit_all(
     sensors: Sensors,
     failed: set[str],
 ) -> None:
-    visits = [(cells[i], r, _missing_trials(cells[i], r, store)) for r, i in keys]
+    visits = [(cells[i], r, missing_trials(cells[i], r, store)) for r, i in keys]
     visits = [visit for visit in visits if visit[2]]
     if not visits:
         return
@@ -101,27 +101,41 @@ def _visit_all(
     n_units = UNITS * n_steps if cells[0].job.is_sustained else None
     watcher.stage(f"measuring {what}, {len(visits)} visits", n_steps, n_units)
     for cell, round_index, missing in visits:
-        if cell.run_id in failed:
-            continue
-        with (
-            recorded(cell, store, watcher, outcome, failed),
-            Recorder(sensors.metering.meters, sensors.state) as recorder,
-        ):
-            sensors.thermostat.begin(recorder)
-            Visit(
-                cell=cell,
-                plan=plan,
-                store=store,
-                watcher=watcher,
-                sensors=sensors,
-                round_index=round_index,
-                process_index=store.next_process_index(cell.run_id),
-                clock=Clock.of_run(cell.started_unix_s),
-                recorder=recorder,
-            ).run(missing)
+        if cell.run_id not in failed:
+            visit(cell, round_index, missing, plan, store, watcher, outcome, sensors, failed)
 
 
-def _missing_trials(cell: Cell, round_index: int, store: Store) -> list[tuple[int, list[int]]]:
+def visit(
+    cell: Cell,
+    round_index: int,
+    missing: Sequence[tuple[int, list[int]]],
+    plan: Plan,
+    store: Store,
+    watcher: Watcher,
+    outcome: Outcome,
+    sensors: Sensors,
+    failed: set[str],
+) -> None:
+    """One visit in a fresh process; what ends it early is written on its run, which is then in `failed`."""
+    with (
+        recorded(cell, store, watcher, outcome, failed),
+        Recorder(sensors.metering.meters, sensors.state) as recorder,
+    ):
+        sensors.thermostat.begin(recorder)
+        Visit(
+            cell=cell,
+            plan=plan,
+            store=store,
+            watcher=watcher,
+            sensors=sensors,
+            round_index=round_index,
+            process_index=store.next_process_index(cell.run_id),
+            clock=Clock.of_run(cell.started_unix_s),
+            recorder=recorder,
+        ).run(missing)
+
+
+def missing_trials(cell: Cell, round_index: int, store: Store) -> list[tuple[int, list[int]]]:
     """(workload's number, repetitions still to do) of one visit."""
     done = store.count_trials(cell.run_id)
     n_repetitions = cell.job.n_repetitions

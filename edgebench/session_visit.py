@@ -1,5 +1,6 @@
 """One visit: a fresh process, one artifact, the repetitions that are missing; stored as they come."""
 
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ class Sensors:
         rigorous = plan.request.rigorous
         return cls(
             metering=plan.metering,
-            state=StateReader(),
+            state=StateReader(plan.gpu.uuid if plan.gpu else None),
             thermostat=Thermostat(cap_s=RIGOROUS_CAP_S if rigorous else USUAL_CAP_S),
             rigorous=rigorous,
         )
@@ -94,6 +95,7 @@ class Visit:
         with start(job, self.plan, self.watcher) as child:
             self.recorder.follow(child.pid)
             for message in child.messages():
+                self.recorder.follow(child.engine_pid)
                 self._hear(message, child, cold)
             self.recorder.follow(None)
         if rigorous:
@@ -111,7 +113,7 @@ class Visit:
                 if self.sensors.rigorous:
                     self._idle("loaded_idle")
                 self.before = self.recorder.state_now()
-                self.cpu_before = CpuTimes.read(child.pid)
+                self.cpu_before = child.cpu_times()
             case "trial":
                 self._trial(message, child)
             case "window":
@@ -127,11 +129,15 @@ class Visit:
         after, before = self.recorder.state_now(), self.before
         seen = [memory for _, memory in self.recorder.peek_memory()]
         memory = message["memory"]
-        pss = read_pss(child.pid)
+        pss = read_pss(child.engine_pid) if child.engine_pid else None
         self.recorder.look()  # a meter's last word on this repetition
         flags = [*message["flags"], *self.waiting]
+        if child.engine_pid and self.sensors.state.gpu_is_shared(child.engine_pid):
+            flags.append("noisy_neighbour")
+        between = [s for at_s, s in self.recorder.states if message["start_s"] <= at_s <= message["end_s"]]
         if before is not None and after is not None:
-            flags += flags_between(before, after)
+            for earlier, later in itertools.pairwise((before, *between, after)):
+                flags += flags_between(earlier, later)
         trial = {
             **_trial_columns(message, self.clock),
             **self.load,
@@ -142,7 +148,7 @@ class Visit:
             "peak_rss_anon_bytes": max((m.anon_bytes for m in seen), default=None),
             # A file system in memory (/dev/shm, some /tmp) holds its files as shared memory.
             "peak_rss_file_bytes": max((m.file_bytes + m.shmem_bytes for m in seen), default=None),
-            "peak_vram_bytes": self._gpu_bytes(child.pid),
+            "peak_vram_bytes": max((m.gpu_bytes for m in seen if m.gpu_bytes is not None), default=None),
             "pss_bytes": pss.pss_bytes if pss else None,
             "kv_cache_predicted_bytes": self._predicted_cache_bytes(message["n_ctx"]),
             "temperature_start_c": before.temperature_c if before else None,
@@ -154,18 +160,26 @@ class Visit:
         }
         self._flush()
         self.store.add_trial(self.cell.run_id, trial, message["token_times_s"])
+        self._store_engine_times(message)
         self.before = after
         n_units = UNITS - self.n_told if self.cell.job.is_sustained else None
         self.n_told = 0
         self.watcher.step(f"{self.cell.artifact.quant.name} {message['test']}", 1, n_units)
 
+    def _store_engine_times(self, message: Mapping[str, Any]) -> None:
+        """What an engine that is a server says a repetition took, by its own clock."""
+        usage, at_s = message.get("usage") or {}, self.clock.run_s(message["start_s"])
+        for channel in ("prefill", "decode"):
+            if (told_s := usage.get(f"{channel}_s")) is not None:
+                self.store.add_readings(self.cell.run_id, f"engine_{channel}", "s", [(at_s, told_s)])
+
     def _window(self, message: Mapping[str, Any], child: Child) -> None:
-        cpu = CpuTimes.read(child.pid)
+        cpu = child.cpu_times()
         busy_core_s = cpu.own_s - self.cpu_before.own_s if cpu and self.cpu_before else None
         columns = {key: message[key] for key in ("test", "busy_s", "n_requests", "n_prompt", "n_gen")}
         self._store_windows("test", message["start_s"], message["end_s"], columns, busy_core_s)
         self._cool_down()
-        self.before, self.cpu_before = self.recorder.state_now(), CpuTimes.read(child.pid)
+        self.before, self.cpu_before = self.recorder.state_now(), child.cpu_times()
 
     def _idle(self, kind: str) -> None:
         """An idle baseline, where there is a meter to make use of one."""
@@ -200,14 +214,6 @@ class Visit:
             evict(path)
         return resident_share(path)
 
-    def _gpu_bytes(self, pid: int) -> int | None:
-        """What the process holds of a GPU's memory after a repetition; None where none is used or told."""
-        if not self.plan.settings.on_gpu:
-            return None
-        from edgebench.devices.meters.nvml import gpu_memory_bytes
-
-        return gpu_memory_bytes(pid)
-
     def _predicted_cache_bytes(self, n_ctx: int) -> int | None:
         per_token = self.cell.artifact.kv_bytes_per_token
         if not per_token:
@@ -234,9 +240,9 @@ def flush_readings(
 ) -> None:
     """Move what a recorder holds and is not stored yet to the database; `flushed` counts by channel."""
     taken = recorder.take_memory()
-    for channel, key in (("rss_anon", "anon_bytes"), ("rss_file", "file_bytes")):
-        rows = [(clock.run_s(at_s), float(getattr(memory, key))) for at_s, memory in taken]
-        store.add_readings(run_id, channel, "bytes", rows)
+    for channel, key in (("rss_anon", "anon_bytes"), ("rss_file", "file_bytes"), ("vram", "gpu_bytes")):
+        held = [(clock.run_s(at_s), getattr(memory, key)) for at_s, memory in taken]
+        store.add_readings(run_id, channel, "bytes", [(t, float(v)) for t, v in held if v is not None])
     for meter in metering.meters:
         source = meter.facts.source
         fresh = recorder.samples(source)[flushed.get(source, 0) :]
@@ -246,7 +252,8 @@ def flush_readings(
         store.add_readings(run_id, f"{kind}:{source}", unit, rows)
     states = recorder.states[flushed.get("state", 0) :]
     flushed["state"] = flushed.get("state", 0) + len(states)
-    for channel, unit, key in (("temperature", "C", "temperature_c"), ("frequency", "Hz", "frequency_hz")):
+    channels = (("temperature", "C", "temperature_c"), ("frequency", "Hz", "frequency_hz"))
+    for channel, unit, key in (*channels, ("gpu_busy", "1", "gpu_busy_share")):
         told = [(clock.run_s(at_s), getattr(state, key)) for at_s, state in states]
         store.add_readings(run_id, channel, unit, [(t, v) for t, v in told if v is not None])
 

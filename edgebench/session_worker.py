@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
-from edgebench.core.engine import Quantizer, Runner, Session
+from edgebench.core.engine import Quantizer, Runner, Session, TextSession
 from edgebench.core.errors import EdgebenchError
 from edgebench.core.types import Settings, Workload
 from edgebench.devices.memory import read_memory
 from edgebench.session_accuracy import score_groups
-from edgebench.session_performance import Canary, measure
+from edgebench.session_performance import Canary, engine_pid, measure
+from edgebench.session_text import score_texts
 
 Send = Callable[[Mapping[str, Any]], None]
 
@@ -104,12 +105,15 @@ def _load(job: Mapping[str, Any], wire: Wire) -> Session:
     before = read_memory(os.getpid())
     start = time.perf_counter_ns()
     session = runner.load(Path(job["path"]), Settings(**job["settings"]))
+    pid = engine_pid(session)
     wire.ask(
         {
             "type": "loaded",
+            "pid": pid,
             "load_s": (time.perf_counter_ns() - start) * 1e-9,
             "facts": dict(session.facts),
-            "baseline_rss_bytes": before.rss_bytes if before else None,
+            # A server has nothing of this process in it.
+            "baseline_rss_bytes": before.rss_bytes if before and pid == os.getpid() else None,
         }
     )
     return session
@@ -155,8 +159,9 @@ def _check(job: Mapping[str, Any], wire: Wire) -> None:
 
 def _accuracy(job: Mapping[str, Any], wire: Wire) -> None:
     with _load(job, wire) as session:
-        for result in score_groups(session, job):
-            wire.ask({"type": "answers", **result})
+        found = score_texts(session, job) if isinstance(session, TextSession) else score_groups(session, job)
+        for result in found:
+            wire.ask({"type": "answers", "pid": engine_pid(session), **result})
 
 
 CALLS = {

@@ -42,6 +42,8 @@ class Answer:
     correct_norm: int | None
     correct_bytes: int | None
     logprobs: tuple[float, ...] | None
+    n_prompt: int | None
+    """Tokens of the prompt as the engine got it."""
     n_cut: int
 
     @property
@@ -77,7 +79,7 @@ def answers(store: Store, run: RunRow) -> list[Answer]:
                 name: row[name]
                 for name in (
                     *("question_id", "subject", "repeat", "choice_index", "answer_index", "n_choices"),
-                    *("correct", "correct_norm", "correct_bytes", "n_cut"),
+                    *("correct", "correct_norm", "correct_bytes", "n_prompt", "n_cut"),
                 )
             },
             logprobs=_logprobs(row["logprobs_json"], row["n_choices"]),

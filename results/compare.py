@@ -128,7 +128,7 @@ def by_quant(
     refuse_mixed_schemes(rows)
     found = {row.artifact_id: _level_flips(store, chosen, row) for row in rows}
     corrected = holm({key: one.p for key, one in found.items() if one and one.p is not None})
-    base_noise = _noise(store, chosen)
+    base_noise = noise_floor(store, chosen)
     return Comparison(
         base=chosen,
         levels=tuple(
@@ -138,7 +138,7 @@ def by_quant(
                 is_base=row is chosen,
                 p_holm=corrected.get(row.artifact_id),
                 n_family=len(corrected),
-                noise=base_noise if row is chosen else _noise(store, row),
+                noise=base_noise if row is chosen else noise_floor(store, row),
                 base_noise=base_noise,
                 other_engine=_other_engine(chosen, row),
                 margin=margin,
@@ -169,7 +169,7 @@ def two_runs(store: Store, base: str, new: str, *, margin: float | None = None) 
             noise_of(store, first),
         )
     else:
-        ratios = _ratios(store, first, second)
+        ratios = speed_ratios(store, first, second)
     return RunComparison(
         base=first,
         new=second,
@@ -228,7 +228,8 @@ def _within(found: Flips | None, margin: float | None) -> bool | None:
     return None if found is None or margin is None else non_inferior(found.difference, margin)
 
 
-def _noise(store: Store, row: LevelRow) -> Flips | None:
+def noise_floor(store: Store, row: LevelRow) -> Flips | None:
+    """A level against itself, its questions grouped and alone; None where that was not measured."""
     return flips(store, row.accuracy, row.alone) if row.accuracy and row.alone else None
 
 
@@ -264,7 +265,8 @@ def _short(run: RunRow | None) -> str:
     return f"(scheme {(run.scheme_sha256 or 'none')[:8]})" if run else ""
 
 
-def _ratios(store: Store, base: RunRow, new: RunRow) -> tuple[Ratio, ...]:
+def speed_ratios(store: Store, base: RunRow, new: RunRow) -> tuple[Ratio, ...]:
+    """Every rate and latency that two performance runs share, with a verdict."""
     before, after = samples(store, base.id), samples(store, new.id)
     found = []
     for key in sorted(before.keys() & after.keys()):
@@ -273,7 +275,7 @@ def _ratios(store: Store, base: RunRow, new: RunRow) -> tuple[Ratio, ...]:
         if ratio and base_median and new_median:
             test, metric = key
             least = max(MIN_SPEED_DIFFERENCE, *(anchor_drift(store, run, key) for run in (base, new)))
-            verdict = _speed_verdict(metric, ratio, least)
+            verdict = ratio_verdict(metric, ratio, least)
             found.append(
                 Ratio(
                     test=test, metric=metric, base=base_median, new=new_median, ratio=ratio, verdict=verdict
@@ -293,7 +295,8 @@ def anchor_drift(store: Store, run: RunRow, key: tuple[str, str]) -> float:
     return max(visits) / min(visits) - 1 if visits else 0.0
 
 
-def _speed_verdict(metric: str, ratio: Estimate, least: float) -> str:
+def ratio_verdict(metric: str, ratio: Estimate, least: float = MIN_SPEED_DIFFERENCE) -> str:
+    """`better` or `worse` when the interval excludes 1 and the ratio is off by more than `least`."""
     surely_other = (
         ratio.ci_low is not None and ratio.ci_high is not None and not ratio.ci_low <= 1 <= ratio.ci_high
     )

@@ -54,6 +54,12 @@ class Database:
             raise TypeError(f"{table} has no column {', '.join(sorted(unknown))}")
 
     @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose writes are kept together, or not at all."""
+        with self._write() as connection:
+            yield connection
+
+    @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         with told(self.path), self._connection as connection:  # commits, or rolls back
             connection.execute("BEGIN IMMEDIATE")

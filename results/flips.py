@@ -140,7 +140,7 @@ def noise_of(store: Store, run: RunRow) -> Flips | None:
     """A run's flips against the same file's newest run in the other shape, where there is one."""
     for other in store.runs(mode=Mode.ACCURACY, status=Status.COMPLETE):
         same = (other.artifact_id, other.runner, asking(other)) == (run.artifact_id, run.runner, asking(run))
-        if same and is_other_shape(other, run):
+        if same and is_other_shape(other, run) and not other.is_tuning:
             return flips(store, run, other)
     return None
 

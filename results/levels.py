@@ -90,15 +90,24 @@ class LevelRow:
     """The same file and questions, scored one by one: its noise floor."""
 
     @property
+    def runs(self) -> list[RunRow]:
+        """The runs behind the figures."""
+        return [run for run in (self.performance, self.accuracy) if run]
+
+    @property
+    def engine(self) -> str:
+        """The engine that ran it; with a row per engine there is one."""
+        return self.runs[0].runner
+
+    @property
     def flags(self) -> list[str]:
         """What a person should know of the runs behind the row: `not_steady`, `throttled`, and more."""
-        runs = [run for run in (self.performance, self.accuracy) if run]
-        return list(dict.fromkeys(flag for run in runs for flag in run.flags))
+        return list(dict.fromkeys(flag for run in self.runs for flag in run.flags))
 
     @property
     def evidence(self) -> Evidence:
         """`measured` when every run behind the row is; else the first other kind."""
-        kinds = [run.evidence for run in (self.performance, self.accuracy) if run]
+        kinds = [run.evidence for run in self.runs]
         return next((kind for kind in kinds if kind is not Evidence.MEASURED), Evidence.MEASURED)
 
 
@@ -116,8 +125,14 @@ class _Runs:
             self.performance = self.performance or run
         elif run.shape == Shape.GROUPED:
             self.accuracy = self.accuracy or run
-        elif run.shape == Shape.ALONE and (self.accuracy is None or self.accuracy.runner == run.runner):
+        elif run.shape == Shape.ALONE and (self.accuracy is None or _same_engine(self.accuracy, run)):
             self.alone = self.alone or run
+
+
+def _same_engine(one: RunRow, other: RunRow) -> bool:
+    """Whether two runs' answers differ by their batches' shape alone; threads have no say in those."""
+    told = [{**run.settings, "n_threads": None} for run in (one, other)]
+    return one.runner == other.runner and told[0] == told[1]
 
 
 def level_rows(
@@ -130,21 +145,29 @@ def level_rows(
     permute: str | None = None,
     num_fewshot: int | None = None,
     only: Container[str] | None = None,
+    per_engine: bool = False,
+    prefer: Callable[[RunRow], bool] = lambda _: False,
 ) -> list[LevelRow]:
     """Levels with their newest complete runs, widest first within a model; one device, one way of asking.
 
-    What is not said of the asking is as in the newest accuracy run. `only` keeps to these runs, by id.
+    What is not said of the asking is as in the newest accuracy run. `only` keeps to these runs, by id;
+    `per_engine` gives a level a row for each engine that ran it; accuracy runs that `prefer` likes go before
+    newer ones.
     """
-    runs = [run for run in store.runs(status=Status.COMPLETE) if only is None or run.id in only]
+    complete = [run for run in store.runs(status=Status.COMPLETE) if not run.is_tuning]
+    runs = [run for run in complete if only is None or run.id in only]
     runs = _asked(runs, model, "model", lambda run: {run.model})
     runs = _asked(runs, device, "device", lambda run: {run.device_id})
     _refuse_several_devices(runs)
     wanted = _asking(runs, Asking(suite_id=suite, scorer=scorer, num_fewshot=num_fewshot, permute=permute))
-    chosen: dict[str, _Runs] = {}
-    for run in sorted(runs, key=lambda run: run.shape == Shape.ALONE):  # the order is kept within each
+    chosen: dict[tuple[str, str], _Runs] = {}
+    # The order is kept within each.
+    for run in sorted(runs, key=lambda run: (run.shape == Shape.ALONE, not prefer(run))):
         if run.mode is Mode.PERFORMANCE or asking(run) == wanted:
-            chosen.setdefault(run.artifact_id, _Runs()).offer(run)
-    return _rows(store, [one for one in chosen.values() if one.performance or one.accuracy])
+            key = (run.artifact_id, run.runner if per_engine else "")
+            chosen.setdefault(key, _Runs()).offer(run)
+    rows = _rows(store, [one for one in chosen.values() if one.performance or one.accuracy])
+    return _told_apart(rows, per_engine=per_engine)
 
 
 def refuse_mixed_schemes(rows: Sequence[LevelRow]) -> None:
@@ -234,7 +257,7 @@ def _rows(store: Store, chosen: Sequence[_Runs]) -> list[LevelRow]:
     n_outliers = {row["run_id"]: int(row["n"]) for row in store.rows(sql)}
     rows = [_level(store, one, summaries, tests, facts, n_outliers) for one in chosen]
     rows.sort(key=lambda row: (row.model, -_bits(row), row.label))
-    return _told_apart(rows)
+    return rows
 
 
 def _level(
@@ -322,11 +345,12 @@ def _commonest_test(summaries: Iterable[Summaries], metric: str) -> str | None:
     )
 
 
-def _told_apart(rows: Sequence[LevelRow]) -> list[LevelRow]:
-    names = Counter((row.model, row.label) for row in rows)
+def _told_apart(rows: Sequence[LevelRow], *, per_engine: bool) -> list[LevelRow]:
+    names = [(row.model, row.label, row.engine if per_engine else "") for row in rows]
+    counts = Counter(names)
     return [
-        replace(row, label=f"{row.label} #{row.artifact_id[:6]}") if names[row.model, row.label] > 1 else row
-        for row in rows
+        replace(row, label=f"{row.label} #{row.artifact_id[:6]}") if counts[name] > 1 else row
+        for row, name in zip(rows, names, strict=True)
     ]
 
 

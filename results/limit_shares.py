@@ -16,6 +16,7 @@ from edgebench.core.roofline import (
     prefill_verdict,
 )
 from edgebench.core.stats import Estimate, median_of_groups
+from edgebench.core.types import Settings
 from edgebench.results.records import RunRow
 from edgebench.results.store import Store
 
@@ -111,8 +112,8 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
 
 def _bound(store: Store, run: RunRow) -> _Bound | None:
     shape, settings = store.shape(run.artifact_id), run.config.get("settings")
-    if shape is None or not settings:
-        return None
+    if shape is None or not settings or settings.get("server") or Settings(**settings).on_gpu:
+        return None  # what is measured of a device is its CPU and its own memory, for engines started here
     limits = store.limits(
         device_id=run.device_id, environment_id=run.environment_id, n_threads=settings["n_threads"]
     )

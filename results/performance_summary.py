@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from edgebench.core.flags import USUAL
 from edgebench.core.latency import MIN_FOR_PERCENTILE, StabilityWarning, gaps_s, percentile, warnings_of
 from edgebench.core.stats import Estimate, median_of_groups, n_outliers
 from edgebench.results.energy_summary import energy_figures
@@ -22,8 +23,9 @@ PAGING_SHARE = 0.2
 """Of a run's repetitions, those that may page before its speeds count for nothing."""
 NOISY_SHARE = 0.1
 """Of a run's repetitions, those that may be disturbed before the run is flagged for it."""
-PASSED_ON = ("throttled", "on_battery", "thermal_not_settled", "governor_changed", "paging")
+PASSED_ON = ("throttled", "power_capped", "on_battery", "thermal_not_settled", "governor_changed", "paging")
 """Flags of a single repetition that are the run's at once."""
+_DISAGREES = "power_disagrees"
 
 Samples = dict[tuple[str, str], list[list[float]]]
 Figure = tuple[str, str, str, Estimate | None]
@@ -63,7 +65,7 @@ def performance_figures(store: Store, run: RunRow) -> Iterator[Figure]:
         yield test, "overhead_share", "median", _overhead(own)
     if measured:
         yield from _peaks(WHOLE_RUN, trials, PEAKS)  # loading shows in the warm-up's peak
-        flagged = sum(trial["flags_json"] != "[]" for trial in measured)
+        flagged = sum(bool(set(flags_of(trial)) - USUAL) for trial in measured)
         yield WHOLE_RUN, "n_flagged", "count", plain(flagged, len(measured))
         faults = [t["n_major_faults"] for t in measured if t["n_major_faults"] is not None]
         yield WHOLE_RUN, "n_major_faults", "sum", plain(sum(faults), len(faults)) if faults else None
@@ -84,6 +86,9 @@ def run_flags(store: Store, run: RunRow) -> list[str]:
     flags += [f for f in ("noisy_neighbour", "unstable_host") if counts[f] > NOISY_SHARE * len(measured)]
     if any(warning.code == "drift" for _, warning in run_warnings(store, run)):
         flags.append("not_steady")
+    headline = [window for window in store.windows(run.id) if window["headline"]]
+    if any(_DISAGREES in json.loads(window["flags_json"] or "[]") for window in headline):
+        flags.append(_DISAGREES)
     if any(trial["test"].startswith("sustained") for trial in measured):
         flags += sustained_report(store, run).flags  # what heat does to speed is what it looks for
     return list(dict.fromkeys([*flags, *limit_flags(store, run)]))

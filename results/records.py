@@ -12,11 +12,15 @@ from edgebench.core.types import (
     DeviceProfile,
     Environment,
     Evidence,
+    Format,
     Mode,
     Status,
     Suite,
     level_label,
 )
+
+TUNE = "tune"
+"""The protocol of a trial of `tune`, as its configuration names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class RunRow:
     anchor_id: str | None
     meters_json: str | None
     model: str
+    format: Format
     quant: str
     parent_quant: str | None
     bits_per_weight: float | None
@@ -67,6 +72,16 @@ class RunRow:
     def config(self) -> dict[str, Any]:
         """The plan this run followed."""
         return dict(json.loads(self.config_json))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the engine was told."""
+        return dict(self.config.get("settings", {}))
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether it was a trial of `tune`: it never stands for its file in a table of levels."""
+        return self.config.get("protocol") == TUNE
 
     @property
     def meter_accuracy(self) -> float | None:
@@ -91,6 +106,7 @@ def run_row(row: Mapping[str, Any]) -> RunRow:
         "mode": Mode(row["mode"]),
         "status": Status(row["status"]),
         "evidence": Evidence(row["evidence"]),
+        "format": Format(row["format"]),
     }
     return RunRow(**{**row, **closed})
 

@@ -23,7 +23,8 @@ from edgebench.results.records import (
 )
 
 _RUN_ROWS = """
-  SELECT run.*, artifact.model_id AS model, artifact.quant, artifact.parent_quant, artifact.bits_per_weight,
+  SELECT run.*, artifact.model_id AS model, artifact.format, artifact.quant, artifact.parent_quant,
+    artifact.bits_per_weight,
     artifact.size_bytes, coalesce(json_extract(artifact.manifest_json, '$.n_fallback'), 0) AS n_fallback
   FROM run JOIN artifact ON artifact.id = run.artifact_id"""
 _NEWEST_FIRST = "ORDER BY run.started_at DESC, run.id DESC"
@@ -121,6 +122,14 @@ class Store(DamageStore, MeasurementStore):
         """Record what the engine says of itself and the model."""
         with self._write() as connection:
             connection.execute("UPDATE run SET engine_json = ? WHERE id = ?", (canonical_json(facts), run_id))
+
+    def set_origin(
+        self, run_id: str, *, command: str, git_commit: str | None, git_dirty: bool | None
+    ) -> None:
+        """Record which command and which code asked for a run that another computer made."""
+        sql = "UPDATE run SET command = ?, git_commit = ?, git_dirty = ? WHERE id = ?"
+        with self._write() as connection:
+            connection.execute(sql, (command, git_commit, git_dirty, run_id))
 
     def set_status(self, run_id: str, status: Status, reason: str | None = None) -> None:
         """Move a run to a status; `reason` is kept only where something went wrong."""

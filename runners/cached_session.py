@@ -4,6 +4,7 @@ Such an engine evaluates rows of tokens after a cache and gives their logits and
 What has been handed out stays as it is, so the way back to any earlier point costs nothing.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,6 @@ class CachedSession(ABC):
     """See `edgebench.core.engine.Session`."""
 
     facts: Mapping[str, Any]
-    kv_cache_bytes: int | None = None
 
     def __init__(self, tokenizer: Tokenizer, *, n_vocab: int, n_step: int) -> None:
         self._tokenizer = tokenizer
@@ -76,6 +76,8 @@ class CachedSession(ABC):
         self.n_ctx_train = 0
         self.bos = tokenizer.bos
         self._n_step = n_step
+        self._last_only = False
+        """Whether a pass gives the logits of its last token only, as graphs made for writing may."""
         self.n_ctx = 0
         self._state = State(None, 0)
         self._last: npt.NDArray[np.float32] | None = None
@@ -97,6 +99,11 @@ class CachedSession(ABC):
     @abstractmethod
     def _n_bytes(self, cache: Any) -> int:
         """What a cache of one row takes."""
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """What the cache takes, where the engine says it."""
+        return None
 
     @property
     def _takes_rows(self) -> bool:
@@ -213,15 +220,19 @@ class CachedSession(ABC):
     ) -> tuple[npt.NDArray[np.float32], State]:
         """Evaluate tokens after a state, step by step: their logits from `start` on, and the new state."""
         out = np.empty((len(tokens) - start, self.n_vocab), np.float32)
-        for begin in range(0, len(tokens), self._n_step):
-            part = np.array([tokens[begin : begin + self._n_step]], np.int64)
-            end = begin + part.size
+        for begin, end in itertools.pairwise(self._ends(len(tokens), start)):
+            part = np.array([tokens[begin:end]], np.int64)
             n_kept = min(max(end - start, 1), part.size)
             logits, cache = self._pass(part, state, part.size - n_kept)
             if end > start:
                 out[end - n_kept - start : end - start] = logits[0]
             state = State(cache, state.n_seen + part.size)
         return out, state
+
+    def _ends(self, n_tokens: int, start: int) -> list[int]:
+        """Where the steps of a text begin and end: token by token where each gives its logits alone."""
+        n_together = min(start + 1, n_tokens) if self._last_only else n_tokens
+        return [*range(0, n_together, self._n_step), *range(n_together, n_tokens + 1)]
 
     def _room_for(self, n_new: int, state: State) -> int:
         """Tokens there will be with `n_new` more; ModelError when they don't fit."""

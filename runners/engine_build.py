@@ -1,7 +1,8 @@
-"""Makes and installs llama-cpp-python, once per version and kind of CPU, and keeps the wheel.
+"""Makes and installs llama-cpp-python, once per version, kind of CPU and target, and keeps the wheel.
 
 A native build uses every instruction the CPU has, so a wheel made on one computer may die on another:
-wheels are kept under a key of version, CPU flags, `CMAKE_ARGS` and platform.
+wheels are kept under a key of version, CPU flags, `CMAKE_ARGS` and platform. An engine that works is
+replaced only by a wheel that was built whole and loads.
 """
 
 import importlib
@@ -10,57 +11,98 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgebench.core.cpu import cpu_flags
 from edgebench.core.errors import EdgebenchError, MissingDependency
 from edgebench.core.hashing import sha256_json
-from edgebench.core.paths import cache_part, exclusive
+from edgebench.core.paths import cache_part, exclusive, free_bytes
 from edgebench.core.pip import pip, pip_command, pip_reason
-from edgebench.runners.llama_source import (
-    C_COMPILER,
-    CXX_COMPILER,
-    DISTRIBUTION,
-    Say,
-    compiler_hint,
-    fetch_sdist,
-    find_compiler,
-)
+from edgebench.runners.engine_target import Target, cmake_args, toolchain, toolchain_variables
+from edgebench.runners.llama_backends import installed_backends
+from edgebench.runners.llama_source import DISTRIBUTION, Say, fetch_sdist
 
 Progress = Callable[[int, int], None]
 """Told how many of how many build steps are done."""
 
+_LOADS = """
+import sys
+import llama_cpp.llama_cpp as lib
+assert lib.__file__.startswith(sys.argv[1]), "it holds no llama_cpp"
+lib.llama_backend_init()
+"""
+_LOADS_WITHIN_S = 120.0
 _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
 _ERROR = re.compile(r"(fatal error|error): |CMake Error|\bError: |\bKilled\b", re.IGNORECASE)
 _PIP_TALK = ("error: subprocess-", "error: metadata-", "ERROR: Failed building", "ERROR: Failed to build")
 
 
-def ensure(say: Say, progress: Progress) -> Path | None:
+def ensure(say: Say, progress: Progress, target: Target | None = None) -> Path | None:
     """Make sure that the pinned llama-cpp-python is installed; returns the wheel, or None if it was there.
 
-    Taken from, in this order: the environment itself, the cache, a prebuilt wheel that pip finds, a build.
-    Raises MissingDependency when a compiler or the network is missing, or the build fails.
+    Without a `target` any build of that version will do. Taken from, in this order: the environment itself,
+    the cache, a prebuilt wheel that pip finds (of no target's making), a build. Raises MissingDependency when
+    a piece of the toolchain or the network is missing, or the build fails; the engine that was there stays.
     """
     version = pinned_version()
-    if _installed(version):
+    if _installed(version, target):
         return None
-    folder = cache_part("wheels") / wheel_key(version)
+    folder = cache_part("wheels") / wheel_key(version, target)
     with exclusive(folder / "wheel", say):
-        if _installed(version):  # by the process that was waited for
+        if _installed(version, target):  # by the process that was waited for
             return None
         _remove_leavings(folder)
-        wheel = next(iter(sorted(folder.glob("*.whl"))), None)
+        wheel = _kept(folder)
         if wheel is None:
-            wheel = _prebuilt(version, folder) or _build(version, folder, say, progress)
-        _install(wheel, say)
+            wheel = _prebuilt(version, folder, target) or _build(version, folder, say, progress, target)
+        if _is_there():
+            _check_loads(wheel)
+        _install(wheel, version, say)
     return wheel
+
+
+def explain(target: Target | None) -> dict[str, Any]:
+    """What `ensure` would do for a target, without doing any of it: JSON-ready."""
+    version, wanted = pinned_version(), target or Target.CPU
+    folder, args = cache_part("wheels") / wheel_key(version, target), cmake_args(target)
+    pieces = toolchain(wanted)
+    missing = {piece.name: piece.install for piece in pieces if piece.found is None}
+    todo = "build it, keep the wheel, install it"
+    build = shlex.join(pip_command("wheel", "--no-deps", "-w", str(folder), f"{DISTRIBUTION}=={version}"))
+    if args:
+        build = f"CMAKE_ARGS={shlex.quote(args)} {build}"
+    install = shlex.join(pip_command("install", *_options(version), f"{folder}/WHEEL"))
+    if _installed(version, target):
+        todo, build, install = "nothing: it is installed", "", ""
+    elif _kept(folder):
+        todo, build = "install the wheel that is kept", ""
+    return {
+        "runner": "llama_cpp",
+        "target": wanted.value,
+        "version": version,
+        "installed_backends": sorted(installed_backends()),
+        "todo": todo,
+        "possible": not (build and missing),
+        "found": {piece.name: piece.found for piece in pieces if piece.found is not None},
+        "missing": missing,
+        "cmake_args": args,
+        "build_command": build or None,
+        "install_command": install or None,
+        "takes": wanted.takes if build else None,
+        "disk_bytes": wanted.disk_bytes if build else None,
+        "free_bytes": free_bytes(folder),
+        "kept_in": str(folder),
+    }
 
 
 def pinned_version() -> str:
@@ -76,10 +118,10 @@ def pinned_version() -> str:
     raise MissingDependency(f"edgebench's metadata names no version of {DISTRIBUTION}", "install it again")
 
 
-def wheel_key(version: str) -> str:
+def wheel_key(version: str, target: Target | None = None) -> str:
     """Names a build: the same key means that a wheel made there runs here."""
     cpu = " ".join(cpu_flags()) or platform.processor()
-    build = [version, cpu, os.environ.get("CMAKE_ARGS", ""), sysconfig.get_platform()]
+    build = [version, cpu, cmake_args(target), sysconfig.get_platform()]
     return sha256_json(build)[:16]
 
 
@@ -102,14 +144,23 @@ def telling_line(lines: Iterable[str]) -> str:
     return own_words[index]
 
 
-def _installed(version: str) -> bool:
-    importlib.invalidate_caches()
-    if importlib.util.find_spec("llama_cpp") is None:
+def _installed(version: str, target: Target | None = None) -> bool:
+    if not _is_there() or (target is not None and not target.is_met_by(installed_backends())):
         return False
     try:
         return importlib.metadata.version(DISTRIBUTION) == version
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+def _is_there() -> bool:
+    """Whether any llama-cpp-python is installed: something that can be lost."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+def _kept(folder: Path) -> Path | None:
+    return next(iter(sorted(folder.glob("*.whl"))), None)
 
 
 def _remove_leavings(folder: Path) -> None:
@@ -118,8 +169,8 @@ def _remove_leavings(folder: Path) -> None:
         shutil.rmtree(leaving, ignore_errors=True)
 
 
-def _prebuilt(version: str, folder: Path) -> Path | None:
-    if os.environ.get("CMAKE_ARGS"):
+def _prebuilt(version: str, folder: Path, target: Target | None) -> Path | None:
+    if cmake_args(target):
         return None  # a build made to order was asked for
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         options = ("--no-deps", "--only-binary", DISTRIBUTION, "--dest", part)
@@ -127,16 +178,21 @@ def _prebuilt(version: str, folder: Path) -> Path | None:
         return _keep_wheel(Path(part), folder)
 
 
-def _build(version: str, folder: Path, say: Say, progress: Progress) -> Path:
-    kinds = {"C": C_COMPILER, "C++": CXX_COMPILER}
-    absent = [name for name, kind in kinds.items() if find_compiler(kind) is None]
+def _build(version: str, folder: Path, say: Say, progress: Progress, target: Target | None) -> Path:
+    wanted = target or Target.CPU
+    absent = [piece for piece in toolchain(wanted) if piece.found is None]
     if absent:
         raise MissingDependency(
-            f"without a {' and a '.join(absent)} compiler {DISTRIBUTION} can't be built, "
-            "and no GGUF model can be measured",
-            compiler_hint(),
+            f"without {' and '.join(piece.name for piece in absent)} {DISTRIBUTION} can't be built"
+            f" for {wanted}",
+            next((piece.install for piece in absent if piece.install), "--target cpu builds everywhere"),
         )
-    say(f"{DISTRIBUTION} builds from source: 6 to 15 minutes on 2 cores, once; the wheel is kept in {folder}")
+    if free_bytes(folder) < wanted.disk_bytes:
+        raise MissingDependency(
+            f"{folder.parent} has no room to build for {wanted} ({wanted.disk_bytes / 1e9:.0f} GB)",
+            "free some disk, or point EDGEBENCH_CACHE at another one",
+        )
+    say(f"{DISTRIBUTION} builds from source: {wanted.takes}, once; the wheel is kept in {folder}")
     source = fetch_sdist(version, say)
     log = folder / "build.log"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
@@ -145,6 +201,7 @@ def _build(version: str, folder: Path, say: Say, progress: Progress) -> Path:
         temporary.mkdir()
         cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
         environment = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": cores, "TMPDIR": str(temporary)}
+        environment |= {"CMAKE_ARGS": cmake_args(target), **toolchain_variables(target)}
         command = pip_command("wheel", "--no-deps", "-w", part, "-v", str(source))
         status = _stream(command, environment, log, progress)
         wheel = _keep_wheel(Path(part), folder) if status == 0 else None
@@ -197,9 +254,37 @@ def _end_family(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _install(wheel: Path, say: Say) -> None:
+def _check_loads(wheel: Path) -> None:
+    """MissingDependency unless a wheel's libraries load here: before it replaces one whose do."""
+    with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".part-") as part:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(part)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _LOADS, part],
+            env={**os.environ, "PYTHONPATH": part},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LOADS_WITHIN_S,
+            check=False,
+        )
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        raise MissingDependency(
+            f"{wheel.name} was built and does not load here: {told}",
+            f"the engine that was installed stays; the new wheel is kept in {wheel.parent}",
+        )
+
+
+def _options(version: str) -> list[str]:
+    """pip's: to it the same version is installed already, and what that needs is there."""
+    return ["--force-reinstall", "--no-deps"] if _installed(version) else []
+
+
+def _install(wheel: Path, version: str, say: Say) -> None:
     say(f"installing {wheel.name}")
-    done = pip("install", str(wheel))
+    done = pip("install", *_options(version), str(wheel))
     if done.returncode:
         raise MissingDependency(
             f"{wheel.name} can't be installed: {pip_reason(done.stdout)}",

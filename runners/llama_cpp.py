@@ -9,10 +9,8 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import itertools
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +20,7 @@ from edgebench.core.engine import Item
 from edgebench.core.errors import ModelError
 from edgebench.core.lean import import_submodule
 from edgebench.core.types import Evidence, Format, Score, Settings
+from edgebench.runners.llama_load import Log, load_model, placement
 from edgebench.runners.log_softmax import log_softmax
 from edgebench.runners.prefix_tree import Row, Tree, trees
 
@@ -37,9 +36,6 @@ KV_TYPES = {
     "q5_1": 7,
     "iq4_nl": 20,
 }
-_CACHE_SIZE = re.compile(r"KV buffer size = +([0-9.]+) MiB")
-LOAD_MODE = {False: 0, True: 1}
-"""llama.h's `LLAMA_LOAD_MODE_NONE` and `_MMAP`."""
 
 
 class LlamaCpp:
@@ -66,48 +62,15 @@ class LlamaCpp:
         return LlamaSession(path, settings)
 
 
-class _Log:
-    """Collects llama.cpp's log lines, so that a refusal can be told in llama.cpp's own words."""
-
-    _held: ClassVar[Any] = None
-    """What llama.cpp calls, process-wide: it must outlive its session, and ctypes does not keep it."""
-
-    def __init__(self, lib: ModuleType) -> None:
-        self.lines: list[str] = []
-        self.n_cache_bytes = 0
-        """Of the key-value caches made since it was last set to 0."""
-
-        def write(_level: int, message: bytes, _user: object) -> None:
-            line = message.decode("utf-8", "replace").strip()
-            if match := _CACHE_SIZE.search(line):
-                self.n_cache_bytes += round(float(match[1]) * 2**20)
-            self.lines.append(line)
-            del self.lines[:-400]
-
-        callback = lib.llama_log_callback(write)
-        lib.llama_log_set(callback, ctypes.c_void_p(0))
-        _Log._held = callback
-
-    def last_error(self) -> str:
-        """The first line that tells of an error: what follows it are consequences."""
-        told = [line for line in self.lines if "error" in line.lower() or "failed" in line.lower()]
-        return (told or self.lines or ["llama.cpp gave no reason"])[0]
-
-
 class LlamaSession:
     """A loaded GGUF model; see `edgebench.core.engine.Session`."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._lib = lib = import_submodule("llama_cpp", "llama_cpp")
-        self._log = _Log(lib)
+        self._log = Log(lib)
         self._settings = settings
         lib.llama_backend_init()
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = settings.n_gpu_layers
-        params.load_mode = LOAD_MODE[settings.mmap]
-        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise ModelError(f"llama.cpp can't open {path}: {self._log.last_error()}")
+        self._model = load_model(lib, self._log, path, settings)
         self._held: tuple[int, ...] = ()
         self._ctx: Any = None
         self._batch: Any = None
@@ -125,6 +88,7 @@ class LlamaSession:
             "n_ctx_train": self.n_ctx_train,
             "add_bos": bool(add_bos),
             "chat_template": self.chat_prompt("?")[1],
+            **placement(self._log, settings),
         }
 
     def __enter__(self) -> Self:

@@ -31,7 +31,7 @@ SDIST_SHA256 = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372
 
 TOOLS = (
     *("llama-bench", "llama-quantize", "llama-perplexity", "llama-imatrix", "llama-batched-bench"),
-    "llama-gguf-split",
+    *("llama-gguf-split", "llama-server"),
 )
 LIBRARIES = ("llama-common", "llama", "ggml", "ggml-cpu", "ggml-base", "pthread")
 C_COMPILER = ("CC", ("cc", "gcc", "clang"))
@@ -66,13 +66,18 @@ def source_tree(say: Say = quiet) -> Path:
 
 def tool(name: str, say: Say = quiet) -> Path:
     """One of llama.cpp's own programs, compiled on first use against the installed wheel's libraries."""
-    if name not in TOOLS:
-        raise nearest(name, TOOLS, kind="llama.cpp tool")
-    target = cache_part("tools") / _tools_key() / name
+    target = tool_path(name)
     with exclusive(target, say):
         if not target.exists():
             _compile(name, target, say)
     return target
+
+
+def tool_path(name: str) -> Path:
+    """Where one of llama.cpp's programs lies, once it is compiled."""
+    if name not in TOOLS:
+        raise nearest(name, TOOLS, kind="llama.cpp tool")
+    return cache_part("tools") / _tools_key() / name
 
 
 def fetch_sdist(version: str, say: Say) -> Path:
@@ -208,13 +213,36 @@ def _compile(name: str, target: Path, say: Say) -> None:
     # RPATH, not RUNPATH, which is not used for the libraries of libraries: those have no path of their own.
     linker = [] if platform.system() == "Darwin" else ["-Xlinker", "--disable-new-dtags"]
     linker += ["-Xlinker", "-rpath", "-Xlinker", str(libraries)]
-    say(f"compiling {name} with {compiler[-1]}: up to a minute, once")
-    with atomic_path(target) as part:
-        command = [*compiler, "-std=c++17", "-O3", "-DNDEBUG", f"-I{folder}", *includes, *sources]
-        command += ["-o", str(part), f"-L{libraries}", *links, *linker]
+    server = name == "llama-server"
+    say(f"compiling {name} with {compiler[-1]}: {'about two minutes' if server else 'up to a minute'}, once")
+    with atomic_path(target) as part, tempfile.TemporaryDirectory() as scratch:
+        options = ["-std=c++17", "-O2" if server else "-O3", "-DNDEBUG", f"-I{folder}", *includes]
+        if server:
+            options += _server_options(tree, libraries, Path(scratch))
+            sources.append(f"{scratch}/ui.cpp")
+            links.insert(0, "-lmtmd")
+        command = [*compiler, *options, *sources, "-o", str(part), f"-L{libraries}", *links, *linker]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             log = target.with_name(f"{name}.log")
             log.write_text(shlex.join(command) + "\n" + done.stderr)
             reason = first_error(done.stderr)
             raise MissingDependency(f"{name} did not compile: {reason}", f"the whole log: {log}")
+
+
+def _server_options(tree: Path, libraries: Path, scratch: Path) -> list[str]:
+    """What llama-server needs besides: an empty web page, made in `scratch`, and its library's defines.
+
+    Without the defines that the library was compiled with, their classes' layouts differ.
+    """
+    page = tree / "tools" / "ui"
+    head, body = ((page / name).read_text(encoding="utf-8") for name in ("ui.h.in", "ui.cpp.in"))
+    kept = [line for line in head.splitlines() if "#cmakedefine" not in line]
+    (scratch / "ui.h").write_text("\n".join(kept).replace("@N_ASSETS@", "0") + "\n", encoding="utf-8")
+    kept = [line for line in body.splitlines() if "@ASSET_" not in line]
+    code = "\n".join(kept).replace("@N_ASSETS@", "0").replace("@USE_GZIP@", "false")
+    (scratch / "ui.cpp").write_text(code + "\n", encoding="utf-8")
+    common = libraries / f"libllama-common{'.dylib' if platform.system() == 'Darwin' else '.so'}"
+    with_tls = b"SSL_CTX_new" in common.read_bytes()
+    defines = ["-DLLAMA_SUBPROCESS", *(["-DCPPHTTPLIB_OPENSSL_SUPPORT"] if with_tls else [])]
+    return [*defines, f"-I{scratch}", f"-I{tree / 'tools' / 'mtmd'}"]

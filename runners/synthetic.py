@@ -9,7 +9,8 @@ It lets the whole path from plan to picture be tried and tested without an engin
 `while` names a file: the script does so only as long as it is there (and the model's hash stays).
 `damage` is how far its logits stray from those that all such models share (0.1; 0 for their original).
 `leans`, {"A": 1.5}, favours continuations of that text, whatever they stand for. `says` lists texts: a hash
-of the context chooses the one that is written after it.
+of the context chooses the one that is written after it. `under` says what else the script holds under some
+settings, {"n_threads=1,flash_attn=off": {"token_s": 0.001}}; `holds_bytes` is memory it takes.
 """
 
 import ctypes
@@ -55,7 +56,14 @@ class Synthetic:
             script = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} is not a synthetic model: {error}") from error
+        for condition, more in dict(script.get("under", {})).items():
+            if all(f"{getattr(settings, n, None)}" == v for n, _, v in _terms(condition)):
+                script |= more
         return SyntheticSession(script)
+
+
+def _terms(condition: str) -> list[tuple[str, str, str]]:
+    return [term.strip().partition("=") for term in condition.split(",")]
 
 
 class SyntheticSession:
@@ -72,6 +80,7 @@ class SyntheticSession:
         self._script = script
         self._calls = 0
         self._token_s = float(script.get("token_s", 1e-5))
+        self._held = b"x" * int(script.get("holds_bytes", 0))
         self.facts = {"script": dict(script)}
 
     def __enter__(self) -> Self:

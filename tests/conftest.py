@@ -19,6 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Two workers share the cores: a library that takes them all waits, spinning, for threads that don't run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 class Edgebench(Protocol):
     """Runs `edgebench ARGS` for real and waits for it."""
@@ -139,16 +142,33 @@ def toy(tmp_path: Path, write_toy: Callable[..., Path]) -> Toy:
     return write
 
 
-@pytest.fixture(scope="session")
-def fake_sysfs() -> ModuleType:
-    """The builder of trees; it also runs by itself, hence no package."""
-    spec = importlib.util.spec_from_file_location("fake_sysfs", ROOT / "tests/devices/fake_sysfs.py")
+def _module(name: str) -> ModuleType:
+    """A module beside the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tests/devices/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def fake_sysfs() -> ModuleType:
+    """The builder of trees; it also runs by itself, hence no package."""
+    return _module("fake_sysfs")
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real sshd whose cable can be pulled: `.device`, `.home`, `.board`, `.cut()`, `.kill()`, …"""
+    module = _module("ssh_server")
+    if module.SSHD is None:
+        pytest.skip("no OpenSSH server here: apt install openssh-server")
+    pytest.importorskip("asyncssh", reason="asyncssh is not installed: pip install -e '.[ssh]'")
+    server = module.SshServer(tmp_path_factory.mktemp("ssh"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -302,3 +322,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real benchmark data is not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_server() -> ModuleType:
+    """The builder of model servers: `with model_server.serve() as server`."""
+    spec = importlib.util.spec_from_file_location("model_server", ROOT / "tests/runners/model_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -17,6 +17,7 @@ from edgebench.cli import (
     runs,
     suites,
     sustained,
+    tune,
 )
 from edgebench.cli.config import config_option
 from edgebench.core.errors import EdgebenchError, UsageError
@@ -27,6 +28,7 @@ EPILOG = """\b
 Examples:
   edgebench run                                     the default model, six levels, on this computer
   edgebench run -m model.gguf --mode performance    pp512, tg128 and a chat request of one file
+  edgebench tune -m model.gguf --goal speed         the best settings, for a third of a sweep's trials
   edgebench quantize smollm2-135m --to q8_0,q4_k_m  make levels, measure what each one lost
   edgebench compare --by quant                      what each level costs and gives
   edgebench pareto --x decode_tokens_per_s --y acc --out front.png
@@ -56,7 +58,7 @@ def app(debug: bool) -> None:
 
 
 for verb in (
-    *(measure.run, measure.sweep, quantize.quantize, reproduce.reproduce),
+    *(measure.run, measure.sweep, tune.tune, quantize.quantize, reproduce.reproduce),
     *(compare.compare, compare.pareto, order.order, sustained.sustained),
     *(runs.runs, runs.db),
     *(catalog.models, suites.suites, catalog.runners, devices.devices, catalog.cache),
@@ -103,7 +105,7 @@ def _tell(error: EdgebenchError) -> None:
 
 
 def _interrupted() -> NoReturn:
-    measuring = bool({"run", "sweep"} & set(sys.argv))
+    measuring = bool({"run", "sweep", "tune"} & set(sys.argv))
     rest = ": what was measured is stored; the same command goes on from there" if measuring else ""
     click.echo(f"interrupted{rest}", err=True)
     sys.exit(EXIT_INTERRUPTED)

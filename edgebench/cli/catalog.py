@@ -4,14 +4,10 @@ from pathlib import Path
 
 import click
 
-from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark, yes_no
 from edgebench.core.units import data_size
 
 LICENCE = Column("licence", "licence")
-
-
-def _yes_no(value: object) -> str:
-    return "yes" if value else "no"
 
 
 @click.group(
@@ -37,7 +33,7 @@ def models_list(output: str) -> None:
         Column("title", "title"),
         Column("size_bytes", "size", data_size, right=True),
         LICENCE,
-        Column("cached", "cached", _yes_no),
+        Column("cached", "cached", yes_no),
         Column("source", "source"),
     ]
     emit(list_models(), columns, output)
@@ -75,7 +71,8 @@ def models_add(path: Path, name: str | None, output: str) -> None:
 @click.group(
     epilog=examples(
         "edgebench runners list -o json",
-        "edgebench runners build llama_cpp",
+        "edgebench runners build",
+        "edgebench runners build --target cuda --dry-run",
     )
 )
 def runners() -> None:
@@ -90,19 +87,52 @@ def runners_list(output: str) -> None:
 
     columns = [
         Column("name", "name"),
-        Column("available", "available", _yes_no),
+        Column("available", "available", yes_no),
         Column("version", "version"),
+        Column("backends", "computes on", ", ".join),
         Column("why", "why not"),
         Column("install", "install with"),
     ]
     emit(list_runners(), columns, output)
 
 
-@runners.command("build", epilog=examples("edgebench runners build llama_cpp"))
-@click.argument("name")
-def runners_build(name: str) -> None:
-    """Build and install an engine; the wheel is kept, so this is done once for a version and a processor."""
-    from edgebench.session_catalog import build_runner
+@runners.command(
+    "build",
+    epilog=examples(
+        "edgebench runners build llama_cpp",
+        "edgebench runners build --target cuda --dry-run",
+        "edgebench runners build --target vulkan",
+        "edgebench runners build onnx",
+    ),
+)
+@click.argument("name", default="llama_cpp")
+@click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda", "vulkan", "metal"]),
+    help="What llama_cpp is built for; its CMAKE_ARGS are added to yours.  [default: any build will do]",
+)
+@click.option(
+    "--dry-run",
+    "--explain",
+    "dry_run",
+    is_flag=True,
+    help="Say what would be done, what it takes and what is missing; do nothing.",
+)
+@output_option
+def runners_build(name: str, target: str | None, dry_run: bool, output: str) -> None:
+    """Make an engine usable: build llama_cpp, or make the environment another one works in.
+
+    A built wheel is kept, so this is done once for a version, a processor and a target. An engine that works
+    is replaced only by a wheel that is whole and loads. -o is for --dry-run.
+    """
+    from edgebench.session_catalog import build_runner, explain_build
+
+    if dry_run:
+        told = explain_build(name, target)
+        emit_one(told, output, f"runners build {name}")
+        for what, install in told.get("missing", {}).items():
+            remark(f"missing: {what}" + (f"; install with: {install}" if install else ""))
+        return
 
     last = 0
 
@@ -112,8 +142,8 @@ def runners_build(name: str) -> None:
             last = done * 20 // total
             remark(f"  {done}/{total} compiled")
 
-    wheel = build_runner(name, remark, progress)
-    remark(f"{name} is ready" + (f" ({wheel})" if wheel else ""))
+    build_runner(name, target, remark, progress)
+    remark(f"{name} is ready" + (f" for {target}" if target else ""))
 
 
 @click.group(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgebench.cli.engines import emit_engines
 from edgebench.cli.flips import (
     explain,
     flip_rate,
@@ -55,12 +56,21 @@ asking_filters = [
         "edgebench compare --by quant",
         "edgebench compare --by quant --base q8_0 -o md",
         "edgebench compare --by quant --margin 0.01",
+        "edgebench compare --by engine -m smollm2-135m --suite mmlu-medical",
         "edgebench compare 01JD9A 01JD9B",
     )
 )
 @click.argument("runs", nargs=-1)
-@click.option("--by", type=click.Choice(["quant"]), help="Every level of a model against the widest one.")
-@click.option("--base", help="The level to compare with.  [default: most bits per weight]")
+@click.option(
+    "--by",
+    type=click.Choice(["quant", "engine"]),
+    help="Every level of a model against the widest one, or every engine that ran the same weights.",
+)
+@click.option(
+    "--base",
+    help="The level, engine or engine's run to compare with."
+    "  [default: most bits per weight; torch, else llama_cpp]",
+)
 @click.option(
     "--margin",
     type=click.FloatRange(min=0, max=1, min_open=True),
@@ -84,28 +94,34 @@ def compare(
     db: Path,
     output: str,
 ) -> None:
-    """Compare levels, or two RUNs: paired answers, ratios of medians, honest verdicts."""
+    """Compare levels, engines, or two RUNs: paired answers, ratios of medians, honest verdicts."""
     from edgebench.results.compare import by_quant, two_runs
+    from edgebench.results.engines import by_engine
     from edgebench.results.store import Store
 
     if by is None and len(runs) != 2:
-        raise UsageError("compare takes two runs, or --by quant", "edgebench runs list shows the runs")
+        raise UsageError(
+            "compare takes two runs, --by quant or --by engine", "edgebench runs list shows the runs"
+        )
+    if by == "engine" and margin is not None:
+        raise UsageError("--margin is of levels and of two runs", "engines have a parity gate of their own")
     with Store.open_readonly(db) as store:
-        if by == "quant":
-            found = by_quant(
-                store,
-                device=device_id(device),
-                model=model,
-                suite=suite,
-                scorer=scorer,
-                permute=permute,
-                num_fewshot=num_fewshot,
-                base=base,
-                margin=margin,
-            )
-            emit_levels([found.levels], output, margin)
-        else:
+        if by is None:
             _emit_pair(two_runs(store, *runs, margin=margin), output, margin)
+            return
+        asked: dict[str, Any] = {
+            "device": device_id(device),
+            "model": model,
+            "suite": suite,
+            "scorer": scorer,
+            "permute": permute,
+            "num_fewshot": num_fewshot,
+            "base": base,
+        }
+        if by == "quant":
+            emit_levels([by_quant(store, **asked, margin=margin).levels], output, margin)
+        else:
+            emit_engines(by_engine(store, **asked), output)
 
 
 def device_id(name: str | None) -> str | None:

@@ -7,13 +7,9 @@ from typing import Any
 import click
 
 from edgebench.cli.measure import db_option
-from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark, yes_no
 from edgebench.cli.run_options import NAMES, POSITIVE
 from edgebench.core.units import ABSENT, data_size, duration, interval, significant
-
-
-def _yes_no(value: object) -> str:
-    return "yes" if value else "no"
 
 
 @click.group(
@@ -21,7 +17,9 @@ def _yes_no(value: object) -> str:
         "edgebench devices list",
         "edgebench devices show local -o json",
         "edgebench devices probe",
+        "edgebench devices probe --device ssh:pi@board",
         "edgebench devices fit smollm2-135m --quant q8_0,q4_0",
+        "edgebench devices clean ssh:pi@board",
     )
 )
 def devices() -> None:
@@ -55,21 +53,30 @@ def devices_show(name: str, output: str) -> None:
 
 
 @devices.command("probe", epilog=examples("edgebench devices probe", "edgebench devices probe -o json"))
+@click.option("--device", default="local", show_default=True, help="This computer, or ssh:user@board[:port].")
 @output_option
-def devices_probe(output: str) -> None:
-    """What this computer lets be measured: every power sensor there could be, heat, frequency.
+def devices_probe(device: str, output: str) -> None:
+    """What a computer lets be measured: every power sensor there could be, heat, frequency.
 
     For a sensor that can't be used: why, and the command that would make it usable.
     """
     from edgebench.session_catalog import probe_meters, probe_state
 
-    meters, state = probe_meters(), probe_state()
+    if device == "local":
+        meters, state = probe_meters(), probe_state()
+    else:
+        from edgebench.cli.progress import Progress
+        from edgebench.session_remote import probe_host
+
+        with Progress() as progress:
+            told = probe_host(device, progress)
+        meters, state = told["meters"], told["state"]
     if output in ("json", "jsonl"):
         emit_one({"meters": meters, "state": state}, output)
         return
     columns = [
         Column("source", "source"),
-        Column("usable", "usable", _yes_no),
+        Column("usable", "usable", yes_no),
         Column("scope", "scope"),
         Column("step_told", "step", right=True),
         Column("update_s", "every", duration, right=True),
@@ -88,6 +95,29 @@ def devices_probe(output: str) -> None:
     now = state["now"]
     shown = [{"fact": name, "value": _fact(name, value)} for name, value in now.items()]
     emit(shown, [Column("fact", "fact"), Column("value", "now")], output, "heat and state")
+
+
+@devices.command(
+    "clean",
+    epilog=examples("edgebench devices clean ssh:pi@board", "edgebench devices clean ssh:pi@board --yes"),
+)
+@click.argument("host")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def devices_clean(host: str, yes: bool) -> None:
+    """Remove everything edgebench put on HOST: its environments, models, questions and results there."""
+    from edgebench.cli.progress import Progress
+    from edgebench.session_remote import clean_host, host_folder
+
+    with Progress() as progress:
+        folder, size_bytes = host_folder(host, progress)
+        if not size_bytes:
+            remark(f"{host}: nothing of edgebench in {folder}")
+            return
+    if not yes:
+        click.confirm(f"remove {folder} on {host} ({data_size(size_bytes)})?", abort=True, err=True)
+    with Progress() as progress:
+        clean_host(host, progress)
+    remark(f"removed {folder} on {host} ({data_size(size_bytes)})")
 
 
 def _step(row: Mapping[str, Any]) -> str | None:
@@ -160,7 +190,7 @@ def devices_fit(
         Column("level", "level"),
         Column("size_bytes", "file", data_size, right=True),
         Column("peak_rss_bytes", "peak memory", _predicted_size, right=True),
-        Column("fits", "fits", _yes_no),
+        Column("fits", "fits", yes_no),
         Column("prefill_tokens_per_s", f"pp{n_prompt} t/s", _predicted, right=True),
         Column("decode_tokens_per_s", f"tg{n_gen} t/s", _predicted, right=True),
         Column("ttft_s", "TTFT", _predicted_s, right=True),

@@ -20,6 +20,7 @@ from edgebench.cli.flips import (
 from edgebench.cli.output import Column, emit, remark
 from edgebench.core.errors import UsageError
 from edgebench.core.flags import FLAG_WORDS, MEMORY_DEFINITION
+from edgebench.core.setting_flags import as_flags, names_that_differ
 from edgebench.core.units import ABSENT, data_size, interval, share, significant
 
 HEADLINE_SHORT = {"acc_mean_of_subjects": "acc, mean of subjects", "macro_f1": "macro-F1"}
@@ -75,18 +76,16 @@ def emit_levels(tables: Sequence[Sequence[Any]], output: str, margin: float | No
     """Print tables of levels, with what their columns mean on stderr."""
     if output in ("json", "jsonl", "csv"):
         emit([_level_dict(level, margin) for levels in tables for level in levels], [], output)
-    settings = [_settings(levels[0].row) for levels in tables]
-    for levels, own in zip(tables, settings, strict=True):
+    titled: dict[str, list[Any]] = {}
+    for levels in tables:
         warn_of_settings([level.row for level in levels])
-        if output in ("table", "md"):
-            rows = [_level_dict(level, margin) for level in levels]
-            shown = [_told(row) for row in rows]
-            # What tells this table from the others of a sweep.
-            told = [
-                f"{key} {value}" for key, value in own.items() if any(s.get(key) != value for s in settings)
-            ]
-            emit(shown, _columns(shown, margin), output, ", ".join([_title(levels[0].row), *told]))
+        titled.setdefault(_title(levels[0].row), []).extend(levels)
     if output in ("table", "md"):
+        # What tells the combinations of a sweep apart; levels of one are compared among themselves.
+        names = names_that_differ([_settings(levels[0].row) for levels in tables])
+        for title, levels in titled.items():
+            shown = [_told(_level_dict(level, margin), names) for level in levels]
+            emit(shown, _columns(shown, margin), output, title)
         _legend([level for levels in tables for level in levels])
 
 
@@ -110,6 +109,7 @@ def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Colu
     keyless = any(row["verdict"] == "no key" for row in shown)
     columns = [
         Column("level", "level"),
+        Column("settings_told", "settings"),
         Column("size_bytes", "size", data_size, right=True),
         Column("bits_per_weight", "bits/w", significant, right=True),
         *(Column("tests", f"{test} t/s", partial(_rate, test), right=True) for test in tests),
@@ -136,11 +136,12 @@ def _columns(shown: Sequence[dict[str, Any]], margin: float | None) -> list[Colu
     return [column for column in columns if any(row[column.key] for row in shown)]
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """A level's row with what only a person reads."""
+def _told(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A level's row with what only a person reads; `names` are the settings it goes by."""
     flips = row["flips"]
     return {
         **row,
+        "settings_told": as_flags(row["settings"], names),
         "difference": flips and flips["difference"],
         "noise_told": _floors(row) if row["runs"]["accuracy"] else None,
         "verdict_told": verdict_told(row["verdict"], flips),

@@ -1,6 +1,7 @@
 """`run` and `sweep`: the verbs that measure."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 
 from edgebench.cli.output import Column, emit, output_option, remark
 from edgebench.cli.progress import Progress
-from edgebench.cli.run_options import RUN_OPTIONS
+from edgebench.cli.run_options import RUN_OPTIONS, SWEPT
 from edgebench.core.errors import UsageError
 
 db_option = click.option(
@@ -32,14 +33,18 @@ Examples:
   edgebench run                                             everything by default, on this computer
   edgebench run -m smollm2-135m --quant q8_0,q4_0           two levels, speed and accuracy
   edgebench run -m model.gguf --mode performance -p 128,512 -n 64 -t 1
+  edgebench run -m model.gguf --mode performance -t 1-8*2 -ub 128,512 -fa on,off   every combination
   edgebench run -m model.gguf --suite mmlu-medical --scorer letter --mode accuracy --data DIR
   edgebench run -m model.gguf --suite mmlu-medical --num-fewshot 5 --permute cyclic --limit 400 --data DIR
   edgebench run -m model.gguf --mode performance --rigorous                 the full protocol
   edgebench run -m model.gguf --mode performance -p 0 -n 0 --chat 0 --sustained 600
+  edgebench run --device ssh:pi@board -m model.gguf         the same, on another computer
   edgebench run --dry-run                                   what would be done, and what is stored already
 
 The same command again does only what is missing. Random tokens (pp, tg) are not tokenized or sampled,
-as in llama-bench; the chat request is. Letters of models below about 1B are at chance: use cloze.
+as in llama-bench; the chat request is. Settings take several values, too (-t -b -ub -ngl -fa -ctk -ctv
+--mmap --provider --dtype): every combination is run, one after the other; edgebench tune needs a third of
+that. Letters of models below about 1B are at chance: use cloze.
 """
 
 
@@ -62,13 +67,7 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @output_option
 def run(db: Path, busy_timeout: float, dry_run: bool, output: str, **options: Any) -> None:
     """Measure models on a device: speed, memory and accuracy of the same file."""
-    from edgebench.session_plan import make_plan
-
-    plan = make_plan(make_request(options))
-    if dry_run:
-        _show_plan([plan], db, output)
-    else:
-        _measure([plan], db, busy_timeout, output)
+    _do(make_requests(options), db, busy_timeout, dry_run, output)
 
 
 @click.command(
@@ -96,12 +95,11 @@ Examples:
 def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run: bool, output: str) -> None:
     """Run every combination of a plan file; what fails is recorded and the rest goes on."""
     from edgebench.cli.config import as_flag, option_names
-    from edgebench.session_plan import make_plan
     from edgebench.session_sweep import read_sweep
 
     own = ("db", "busy_timeout", "dry_run", "output")  # a sweep's, not a combination's
     spelled = {key: name for key, name in option_names(run).items() if name not in own}
-    plans = []
+    requests = []
     for number, combination in enumerate(read_sweep(plan), start=1):
         if unknown := [key for key in combination if key not in spelled]:
             raise UsageError(
@@ -112,15 +110,28 @@ def sweep(ctx: click.Context, plan: Path, db: Path, busy_timeout: float, dry_run
         with run.make_context("run", flags, parent=ctx.parent) as made:
             options = {name: value for name, value in made.params.items() if name not in own}
         remark(f"combination {number}: " + ", ".join(f"{k}={v}" for k, v in combination.items()))
-        plans.append(make_plan(make_request(options)))
-    if dry_run:
-        _show_plan(plans, db, output)
-    else:
-        _measure(plans, db, busy_timeout, output)
+        requests += make_requests(options)
+    _do(requests, db, busy_timeout, dry_run, output)
 
 
-def make_request(options: dict[str, Any]) -> Any:
-    """run's flags as a request; without a model, the default one and its ladder."""
+def make_requests(options: dict[str, Any]) -> list[Any]:
+    """run's flags as a request for each combination of the settings that have several values."""
+    from dataclasses import replace
+
+    from edgebench.session_sweep import combinations
+
+    values = {field: options[name] or (None,) for name, field in SWEPT.items()}
+    if options["no_mmap"]:
+        values["mmap"] = (False,)
+    request = _request(options)
+    found, remarks = combinations(values)
+    for line in remarks:
+        remark(line)
+    return [replace(request, **settings) for settings in found]
+
+
+def _request(options: dict[str, Any]) -> Any:
+    """What is asked for but settings; without a model, the default one and its ladder."""
     from edgebench.core.types import Permutation, Scorer
     from edgebench.session_models import DEFAULT_LADDER, DEFAULT_MODEL
     from edgebench.session_plan import Request
@@ -157,16 +168,6 @@ def make_request(options: dict[str, Any]) -> Any:
         n_chat=options["chat"],
         repetitions=options["repetitions"],
         rounds=options["rounds"],
-        n_threads=options["threads"],
-        n_batch=options["batch_size"],
-        n_ubatch=options["ubatch_size"],
-        n_gpu_layers=options["n_gpu_layers"],
-        flash_attn=options["flash_attn"],
-        type_k=options["cache_type_k"],
-        type_v=options["cache_type_v"],
-        mmap=options["mmap"],
-        provider=options["provider"],
-        dtype=options["dtype"],
         gpu=options["main_gpu"],
         server=options["server"],
         seed=options["seed"],
@@ -186,6 +187,27 @@ PLAN_COLUMNS = [
 ]
 
 
+def _do(requests: list[Any], db: Path, busy_timeout: float, dry_run: bool, output: str) -> None:
+    """Plan and do requests: on this computer, or on the host they name."""
+    if any(request.device.startswith("ssh:") for request in requests):
+        from edgebench.session_remote import execute_remote
+
+        if dry_run:
+            raise UsageError(
+                "--dry-run does not look into hosts", "without --device it shows the same plan here"
+            )
+        _measure(partial(execute_remote, requests), db, busy_timeout, output)
+        return
+    from edgebench.session import execute_all
+    from edgebench.session_plan import make_plan
+
+    plans = [make_plan(request) for request in requests]
+    if dry_run:
+        _show_plan(plans, db, output)
+    else:
+        _measure(partial(execute_all, plans), db, busy_timeout, output)
+
+
 def _show_plan(plans: list[Any], db: Path, output: str) -> None:
     from edgebench.results.store import Store
     from edgebench.session_preview import plan_rows
@@ -199,19 +221,23 @@ def _show_plan(plans: list[Any], db: Path, output: str) -> None:
     )
 
 
-def _measure(plans: list[Any], db: Path, busy_timeout: float, output: str) -> None:
-    import signal
-
+def _measure(work: Callable[[Any, Progress], Any], db: Path, busy_timeout: float, output: str) -> None:
     from edgebench.cli.levels import show_runs
     from edgebench.results.store import Store
-    from edgebench.session import execute_all
+
+    take_sigterm_as_ctrl_c()
+    with Store.open(db, busy_timeout_s=busy_timeout) as store:
+        with Progress() as progress:
+            outcome = work(store, progress)
+        show_runs(store, outcome.run_ids, output)
+    outcome.raise_if_bad()
+
+
+def take_sigterm_as_ctrl_c() -> None:
+    """From now on, being stopped as a service is means being interrupted, not broken off."""
+    import signal
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)  # a stopped service is an interrupted run, not a broken one
-    with Store.open(db, busy_timeout_s=busy_timeout) as store:
-        with Progress() as progress:
-            outcome = execute_all(plans, store, progress)
-        show_runs(store, outcome.run_ids, output)
-    outcome.raise_if_bad()
+    signal.signal(signal.SIGTERM, stop)

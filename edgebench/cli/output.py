@@ -69,6 +69,11 @@ def emit_one(thing: Mapping[str, Any], output: str, title: str = "") -> None:
         emit(rows, [Column("fact", "fact"), Column("value", "value")], output, title)
 
 
+def yes_no(value: object) -> str:
+    """How a table says true and false."""
+    return "yes" if value else "no"
+
+
 def remark(text: str) -> None:
     """A line for people, on stderr."""
     click.echo(text, err=True)

@@ -1,7 +1,7 @@
 """The flags of `run`, which a sweep's plan spells too, and the kinds of values they take."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ data_option = click.option(
     help="Folder of suites whose questions are not shipped.",
 )
 
+_NUMBER = re.compile(r"-?\d+")
 _RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
 
 
@@ -34,9 +35,12 @@ class Names(click.ParamType[Any]):
 
 
 class Numbers(click.ParamType[Any]):
-    """llama-bench's numbers: `512`, `128,512`, `1-8`, `1-8+2`, `1-64*2`."""
+    """llama-bench's numbers: `512`, `128,512`, `1-8`, `1-8+2`, `1-64*2`; none below `least`."""
 
     name = "numbers"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -46,13 +50,39 @@ class Numbers(click.ParamType[Any]):
             return value
         numbers: list[int] = []
         for part in str(value).split(","):
-            if part.strip().isdigit():
+            if _NUMBER.fullmatch(part.strip()):
                 numbers.append(int(part))
             elif match := _RANGE.fullmatch(part.strip()):
                 numbers += _stepped(int(match[1]), int(match[2]), match[3] or "+", int(match[4] or 1))
             else:
                 self.fail(f"{part!r} is not a number or a range like 1-8, 1-8+2 or 1-64*2", param, ctx)
+        if low := [number for number in numbers if number < self._least]:
+            self.fail(f"{low[0]} is below {self._least}", param, ctx)
         return tuple(numbers)
+
+
+class Words(click.ParamType[Any]):
+    """Some of a few words, by comma: `on,off`. `values` are what each spelling of them means."""
+
+    name = "words"
+
+    def __init__(self, shown: Sequence[str], values: Mapping[str, Any] | None = None) -> None:
+        self._shown, self._values = shown, values or {word: word for word in shown}
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """What may stand there."""
+        return f"[{'|'.join(self._shown)}],…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Split; every part must be known."""
+        if isinstance(value, tuple):
+            return value
+        words = [part.strip().lower() for part in str(value).split(",")]
+        if unknown := [word for word in words if word not in self._values]:
+            self.fail(f"{unknown[0]!r} is not one of {', '.join(self._shown)}", param, ctx)
+        return tuple(self._values[word] for word in words)
 
 
 def _stepped(first: int, last: int, sign: str, by: int) -> list[int]:
@@ -66,14 +96,35 @@ def _stepped(first: int, last: int, sign: str, by: int) -> list[int]:
     return numbers
 
 
-NAMES, NUMBERS = Names(), Numbers()
-ON_OFF = click.Choice(["on", "off", "auto"])
-KV_TYPE = click.Choice(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
+NAMES, NUMBERS, POSITIVES = Names(), Numbers(), Numbers(least=1)
 POSITIVE = click.IntRange(min=1)
+_ON_OFF = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
+SWITCHES = Words(("on", "off"), _ON_OFF)
+FLASH_ATTN = Words(
+    ("on", "off", "auto"), {"auto": "auto", **{word: "on" if on else "off" for word, on in _ON_OFF.items()}}
+)
+KV_TYPES = Words(("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"))
+
+SWEPT = {
+    "threads": "n_threads",
+    "batch_size": "n_batch",
+    "ubatch_size": "n_ubatch",
+    "n_gpu_layers": "n_gpu_layers",
+    "flash_attn": "flash_attn",
+    "cache_type_k": "type_k",
+    "cache_type_v": "type_v",
+    "mmap": "mmap",
+    "provider": "provider",
+    "dtype": "dtype",
+}
+"""Options that take several values -> the settings they are of."""
 
 RUN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
-        "--device", default="local", show_default=True, help="What to run on; `devices list` names them."
+        "--device",
+        default="local",
+        show_default=True,
+        help="What to run on: a name of `devices list`, or a host, ssh:user@board[:port].",
     ),
     click.option(
         "-m",
@@ -217,24 +268,45 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--rounds", type=POSITIVE, default=2, show_default=True, help="Visits per level, interleaved."
     ),
-    click.option("-t", "--threads", type=POSITIVE, help="CPU threads.  [default: physical cores]"),
-    click.option("-b", "--batch-size", type=POSITIVE, default=2048, show_default=True, help="Logical batch."),
+    click.option("-t", "--threads", type=POSITIVES, help="CPU threads.  [default: physical cores]"),
     click.option(
-        "-ub", "--ubatch-size", type=POSITIVE, default=512, show_default=True, help="Physical batch."
-    ),
-    click.option("-ngl", "--n-gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU."),
-    click.option(
-        "-fa", "--flash-attn", type=ON_OFF, default="on", show_default=True, help="Flash attention."
+        "-b", "--batch-size", type=POSITIVES, default="2048", show_default=True, help="Logical batch."
     ),
     click.option(
-        "-ctk", "--cache-type-k", type=KV_TYPE, default="f16", show_default=True, help="K cache type."
+        "-ub", "--ubatch-size", type=POSITIVES, default="512", show_default=True, help="Physical batch."
     ),
     click.option(
-        "-ctv", "--cache-type-v", type=KV_TYPE, default="f16", show_default=True, help="V cache type."
+        "-ngl",
+        "--n-gpu-layers",
+        type=Numbers(least=-1),
+        default="0",
+        show_default=True,
+        help="Layers on the GPU; -1: all.",
     ),
-    click.option("--mmap/--no-mmap", default=True, show_default=True, help="Map the weights, or read them."),
-    click.option("--provider", help="Where onnx and torch compute: cpu, cuda, …  [default: cpu]"),
-    click.option("--dtype", help="What torch keeps weights in: f32, bf16, f16, …  [default: f32]"),
+    click.option(
+        "-fa", "--flash-attn", type=FLASH_ATTN, default="on", show_default=True, help="Flash attention."
+    ),
+    click.option(
+        "-ctk", "--cache-type-k", type=KV_TYPES, default="f16", show_default=True, help="K cache type."
+    ),
+    click.option(
+        "-ctv", "--cache-type-v", type=KV_TYPES, default="f16", show_default=True, help="V cache type."
+    ),
+    click.option(
+        "-mmp",
+        "--mmap",
+        type=SWITCHES,
+        is_flag=False,
+        flag_value="on",
+        default="on",
+        show_default=True,
+        help="Map the weights, or read them.",
+    ),
+    click.option("--no-mmap", is_flag=True, help="The same as --mmap off."),
+    click.option("--provider", type=NAMES, help="Where onnx and torch compute: cpu, cuda, …  [default: cpu]"),
+    click.option(
+        "--dtype", type=NAMES, help="What torch keeps weights in: f32, bf16, f16, …  [default: f32]"
+    ),
     click.option("-mg", "--main-gpu", help="The GPU, by index or UUID.  [default: the first]"),
     click.option("--server", metavar="URL", help="A server that runs already, for --runner llama_server."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the random tokens."),

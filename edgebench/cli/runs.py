@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
 from edgebench.core.flags import FLAG_WORDS
+from edgebench.core.setting_flags import as_flags, names_that_differ
 from edgebench.core.units import data_size, duration, share, significant
 
 
@@ -53,7 +55,10 @@ def runs_list(db: Path, output: str) -> None:
     from edgebench.results.store import Store
 
     with Store.open_readonly(db) as store:
-        emit([_run_row(run) for run in store.runs()], RUN_COLUMNS, output)
+        rows = [{**_run_row(run), "settings": run.settings} for run in store.runs()]
+    names = names_that_differ([row["settings"] for row in rows])
+    told = [Column("settings", "settings", partial(as_flags, names=names))] if names else []
+    emit(rows, [*RUN_COLUMNS, *told], output)
 
 
 @runs.command("show", epilog=examples("edgebench runs show latest", "edgebench runs show 01JD9A -o json"))
@@ -251,6 +256,7 @@ def _run_row(run: Any) -> dict[str, Any]:
     what += " all rotations" if config.get("permute") == "cyclic" else ""
     if config.get("shape") == "alone":
         what += " noise floor"
+    what += " tune" if run.is_tuning else ""
     return {
         "id": run.id,
         "mode": run.mode.value,
@@ -317,6 +323,7 @@ def _interval(figure: dict[str, Any]) -> str | None:
     epilog=examples(
         "edgebench db path",
         "edgebench db rebuild --db results.sqlite",
+        "edgebench db merge board.sqlite --db results.sqlite",
     )
 )
 def db() -> None:
@@ -339,6 +346,19 @@ def db_migrate(db: Path) -> None:
     with Store.open(db, create=False) as store:
         version = store.rows("PRAGMA user_version")[0]["user_version"]
     remark(f"{db}: schema {version}")
+
+
+@db.command("merge", epilog=examples("edgebench db merge board.sqlite laptop.sqlite --db all.sqlite"))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@db_option
+def db_merge(files: tuple[Path, ...], db: Path) -> None:
+    """Take the runs of other databases into this one; those that are there already stay."""
+    from edgebench.results.merge import merge
+    from edgebench.results.store import Store
+
+    with Store.open(db) as store:
+        for file in files:
+            remark(f"{file}: {merge(store, file).told}")
 
 
 @db.command("rebuild", epilog=examples("edgebench db rebuild"))

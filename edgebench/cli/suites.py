@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
+from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark, yes_no
 from edgebench.cli.run_options import data_option
 from edgebench.cli.suites_key import calibrate_key, score
 from edgebench.core.errors import SuiteError
@@ -15,10 +15,6 @@ from edgebench.core.types import MEDICAL_NOTE
 
 SAMPLE_CHARS = 1200
 """So much of a sample prompt is shown; `-o json` has all of it."""
-
-
-def _yes_no(value: object) -> str:
-    return "yes" if value else "no"
 
 
 @click.group(
@@ -47,7 +43,7 @@ def suites_list(data: Path | None, output: str) -> None:
     columns = [
         Column("name", "name"),
         Column("n_questions", "questions", right=True),
-        Column("available", "available", _yes_no),
+        Column("available", "available", yes_no),
         Column("default_scorer", "scorer"),
         Column("headline", "headline"),
         Column("licence", "licence"),
@@ -111,7 +107,7 @@ def suites_verify(names: tuple[str, ...], data: Path | None, output: str) -> Non
         Column("n_questions", "questions", right=True),
         Column("n_expected", "expected", right=True),
         Column("sha256", "sha256", lambda digest: digest[:12]),
-        Column("ok", "as pinned", _yes_no),
+        Column("ok", "as pinned", yes_no),
         Column("why", "why not"),
     ]
     rows = verify_suites(names, data)

@@ -1,8 +1,9 @@
 """What plug-ins implement: an engine and a loaded model in it, a maker of levels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from edgebench.core.types import Evidence, Format, Score, Settings
 
@@ -86,6 +87,59 @@ class Session(Protocol):
 
         A copy of shape (len(tokens) - start, n_vocab). The same call gives the same bits.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """A request as the engine that answered it counts it, and times it by its own clock."""
+
+    n_prompt: int
+    n_gen: int
+    prefill_s: float | None = None
+    """None where the engine does not say, as is the next."""
+    decode_s: float | None = None
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a session has besides when its engine is a server: it writes many tokens to one request."""
+
+    usage: Usage | None
+    """Of the last request, once it is answered."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that computes, where it is on this computer and known."""
+
+    def stream(self, prompt: str | Sequence[int], *, n_gen: int) -> Iterator[bytes]:
+        """Write `n_gen` tokens, greedily: what each shows (perhaps nothing), at the moment it arrives.
+
+        A text is a user's turn, put into the model's template by the engine, asked with an empty cache and
+        perhaps ended early; token ids go on after what is cached, and no text ends. The cache is empty
+        afterwards. Where an engine does not say which tokens a piece stands for, pieces may be fewer than
+        `usage.n_gen`.
+        """
+
+
+@runtime_checkable
+class TextSession(Protocol):
+    """A session of an engine that takes texts and no token ids."""
+
+    def score_text(
+        self, context: str, continuations: Sequence[str], *, chat: bool
+    ) -> tuple[list[Score], int | None]:
+        """Log-probability of each continuation after a context; the context's tokens, where told."""
+
+    def write_text(self, context: str, *, n_gen: int, stop: Sequence[str], chat: bool) -> tuple[str, Usage]:
+        """What the model writes after a context, greedily; `chat`: the context is a user's turn."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """What a runner has besides when something must be made before its first measuring process."""
+
+    def prepare(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """Make it, with a line for the user; nothing where it is there already."""
 
 
 class Runner(Protocol):

@@ -4,8 +4,10 @@
     ├─ UsageError             exit 2   unknown model, level, suite, device: names the nearest ones
     ├─ MissingDependency      exit 1   an engine, a compiler, a package: says how to get it
     ├─ DeviceError            exit 1   the computer, the phone or one of its meters refused
+    │  └─ HostLost            exit 1   the link to another computer is down; a later try may do
     ├─ MeterError             exit 1   an energy meter can't be read; carries the reason that is stored
     ├─ ModelError             exit 1   a model file is absent, corrupt, or not what it claims to be
+    ├─ ServerError            exit 1   a server does not answer, or not what was asked
     ├─ SuiteError             exit 1   a suite file or its data is absent or malformed (names the line)
     ├─ RunFailed              exit 1   a measuring process died; what it had sent is stored
     ├─ StoreError             exit 1   the database is locked, read-only, full, or of a newer schema
@@ -46,8 +48,16 @@ class DeviceError(EdgebenchError):
     """The device or one of its sensors did not do what was asked."""
 
 
+class HostLost(DeviceError):
+    """The link to another computer does not come up, or went down; what runs there goes on."""
+
+
 class ModelError(EdgebenchError):
     """A model file is absent, corrupt, or of the wrong kind."""
+
+
+class ServerError(EdgebenchError):
+    """A server does not answer, or its answer is not one: says which server and what it said."""
 
 
 class SuiteError(EdgebenchError):

@@ -30,6 +30,8 @@ _MIN_F_RATIO = 4.0
 """Mean squares between processes over those within: below, chance alone does it too often."""
 _MIN_FOR_SLOPE = 6
 _PER_MINUTE = 60.0
+_STEEPEST = 30.0
+"""Of a logarithm, per minute: what changes faster has gone to nothing, or past all numbers, in rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,8 @@ def slope_of_log(times_s: Sequence[float], values: Sequence[float]) -> Estimate 
     alike = float(residuals[1:] @ residuals[:-1]) / rest if rest > 0 else 0.0
     inflation = (1 + max(alike, 0.0)) / (1 - max(alike, 0.0))
     half = t95(df) * math.sqrt(rest / df / squares * inflation)
-    low, value, high = (math.expm1(rate) for rate in (slope - half, slope, slope + half))
+    rates = (min(max(rate, -_STEEPEST), _STEEPEST) for rate in (slope - half, slope, slope + half))
+    low, value, high = map(math.expm1, rates)
     return Estimate(value=value, ci_low=low, ci_high=high, n=len(values))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgebench.core.errors import MissingDependency
 
-_UNREACHABLE = ("connection broken by", "Max retries exceeded", "name resolution", "Network is unreachable")
+NO_INDEX_SIGNS = ("connection broken by", "Max retries exceeded", "name resolution", "Network is unreachable")
+"""In pip's output: no package index can be reached."""
 
 
 def pip(*arguments: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,7 +34,7 @@ def pip_command(*arguments: str, python: Path | None = None) -> list[str]:
 
 def pip_reason(output: str) -> str:
     """Why pip failed, in one line of its output."""
-    if any(sign in output for sign in _UNREACHABLE):
+    if any(sign in output for sign in NO_INDEX_SIGNS):
         return "the package index can't be reached (no network?)"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]

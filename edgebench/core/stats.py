@@ -52,21 +52,36 @@ def ratio_of_medians(base: Sequence[Sequence[float]], new: Sequence[Sequence[flo
     """Median of `new` over median of `base` (positive values), interval from those of both sides.
 
     The distances of the medians' limits are added in squares, as logarithms, below and above apart
-    (Newcombe's MOVER); the limits are of the spread between processes and the degrees of freedom of both
+    (`ratio_of`); the limits are of the spread between processes and the degrees of freedom of both
     sides together. `n` is that of the smaller side. None when a side is empty.
     """
     under, over = (sorted(value for group in side for value in group) for side in (base, new))
     if not under or not over:
         return None
-    n, bottom, top = min(len(under), len(over)), float(np.median(under)), float(np.median(over))
     found = dependence(_places(base, under), _places(new, over))
-    (bottom_low, bottom_high), (top_low, top_high) = (_median_limits(v, found) for v in (under, over))
-    if bottom_low is None or bottom_high is None or top_low is None or top_high is None:
-        return Estimate(value=top / bottom, ci_low=None, ci_high=None, n=n)
-    below = math.hypot(math.log(top / top_low), math.log(bottom_high / bottom))
-    above = math.hypot(math.log(top_high / top), math.log(bottom / bottom_low))
-    ratio = top / bottom
+    bottom, top = (_with_limits(float(np.median(v)), _median_limits(v, found), len(v)) for v in (under, over))
+    return ratio_of(bottom, top)
+
+
+def ratio_of(base: Estimate, new: Estimate) -> Estimate | None:
+    """`new` over `base`, two independent figures, interval from those of both (Newcombe's MOVER).
+
+    Without one where either has none, or one that reaches 0. None unless both figures are positive.
+    """
+    if base.value <= 0 or new.value <= 0:
+        return None
+    ratio, n = new.value / base.value, min(base.n, new.n)
+    limits = (base.ci_low, base.ci_high, new.ci_low, new.ci_high)
+    under_low, under_high, over_low, over_high = (limit or 0.0 for limit in limits)
+    if min(under_low, under_high, over_low, over_high) <= 0:
+        return Estimate(value=ratio, ci_low=None, ci_high=None, n=n)
+    below = math.hypot(math.log(new.value / over_low), math.log(under_high / base.value))
+    above = math.hypot(math.log(over_high / new.value), math.log(base.value / under_low))
     return Estimate(value=ratio, ci_low=ratio * math.exp(-below), ci_high=ratio * math.exp(above), n=n)
+
+
+def _with_limits(value: float, limits: tuple[float | None, float | None], n: int) -> Estimate:
+    return Estimate(value=value, ci_low=limits[0], ci_high=limits[1], n=n)
 
 
 def _places(groups: Sequence[Sequence[float]], ordered: Sequence[float]) -> list[list[float]]:

@@ -6,7 +6,6 @@ of it runs `edgebench.session_worker` in a child process, with nothing of it in 
 """
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from edgebench.core.errors import MissingDependency, nearest
 from edgebench.core.hashing import sha256_json
+from edgebench.core.own_wheel import own_parts
 from edgebench.core.paths import atomic_path, cache_part, exclusive, free_bytes
 from edgebench.core.pip import pip, pip_reason
 
@@ -40,7 +40,7 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "ORT_TELEMETRY_DISABLED": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONNOUSERSITE": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
@@ -164,15 +164,8 @@ def _shim() -> Path:
     """
     import edgebench
 
-    origins = {
-        path.name: path for path in Path(edgebench.__path__[0]).iterdir() if path.name != "__pycache__"
-    }
-    for room in ("quantize", "runners", "devices", "results"):
-        spec = importlib.util.find_spec(f"edgebench.{room}")
-        if spec is not None and spec.submodule_search_locations:
-            origins[room] = Path(next(iter(spec.submodule_search_locations)))
     points = importlib.metadata.distribution("edgebench").read_text("entry_points.txt") or ""
-    told = {name: str(path.resolve()) for name, path in sorted(origins.items())}
+    told = {name: str(path.resolve()) for name, path in sorted(own_parts().items())}
     folder = cache_part("environments") / f"shim-{sha256_json([told, points])[:12]}"
     with exclusive(folder, lambda _: None):
         if folder.exists():

@@ -137,6 +137,15 @@ def test_an_exact_trend_is_found_whatever_scale_and_clock(rate: float, scale: fl
         assert is_not_steady(found, 110.0)
 
 
+@pytest.mark.parametrize("rate", [-2000.0, -1.0, 1.0, 2000.0])
+def test_a_trend_within_a_blink_has_a_slope_and_an_end(rate: float) -> None:
+    times_s = [1e-3 * i for i in range(8)]
+    found = slope_of_log(times_s, [math.exp(rate * t) * (1 + 0.01 * (i % 2)) for i, t in enumerate(times_s)])
+    assert found is not None
+    assert (found.value > 0) == (rate > 0)
+    assert math.isfinite(total_change_share(found, 0.007))
+
+
 def test_a_trend_is_one_when_sure_and_large() -> None:
     sure = Estimate(value=-0.01, ci_low=-0.011, ci_high=-0.009, n=40)
     unsure = Estimate(value=-0.05, ci_low=-0.11, ci_high=0.01, n=40)

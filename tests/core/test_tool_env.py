@@ -104,6 +104,7 @@ def test_children_are_offline_and_without_telemetry(made: tuple[Tool, list[str]]
     tool, _ = made
     told = tool.environment()
     assert told["HF_HUB_OFFLINE"] == told["HF_HUB_DISABLE_TELEMETRY"] == told["DO_NOT_TRACK"] == "1"
+    assert told["ORT_DISABLE_TELEMETRY"] == "1"  # the only name onnxruntime and onnxruntime-genai heed
     assert "HF_HUB_OFFLINE" not in tool.environment(offline=False)
 
 

@@ -1,9 +1,13 @@
-"""What the tests of meters that read sysfs share."""
+"""What the tests of meters share: trees that stand for sysfs, a clock, a pretend NVML."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -58,3 +62,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for meter in ("rapl", "hwmon", "battery"):
         monkeypatch.setattr(f"edgebench.devices.meters.{meter}.time", made)
     return made
+
+
+@pytest.fixture(scope="session")
+def fake_nvml() -> ModuleType:
+    """The module of the pretend NVML: `Gpu`, `FakeNvml`, `Bare`, `process`."""
+    spec = importlib.util.spec_from_file_location("fake_nvml", Path(__file__).with_name("fake_nvml.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def gpu(fake_nvml: Any) -> Any:
+    """The one GPU that there is; a test bends what it answers."""
+    return fake_nvml.Gpu()
+
+
+@pytest.fixture
+def nvml(fake_nvml: Any, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The pretend NVML in the place of NVIDIA's bindings."""
+    fake = fake_nvml.FakeNvml(gpu)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    return fake

@@ -56,7 +56,7 @@ def tiny_model(
 def logprobs_of(path: Path, ids: list[int]) -> "np.ndarray[Any, np.dtype[np.float64]]":
     from edgebench.runners.llama_cpp import LlamaCpp
 
-    exact = Settings(n_threads=2, flash_attn="off", type_k="f32", type_v="f32")
+    exact = Settings(n_threads=1, flash_attn="off", type_k="f32", type_v="f32")
     with LlamaCpp().load(path, exact) as session:
         session.open(n_ctx=len(ids))
         logits = session.logits(ids, 0).astype(np.float64)

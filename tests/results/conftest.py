@@ -39,8 +39,16 @@ class Lab:
         self.store.add_environment(Environment(id="env", os="Linux", on_battery=False, facts={"os": "Linux"}))
         return "env"
 
-    def artifact(self, quant: str, bits: float | None, *, model: str = "tiny", **more: Any) -> str:
-        spec = QuantSpec(name=quant, format=Format.GGUF, bits_per_weight=bits)
+    def artifact(
+        self,
+        quant: str,
+        bits: float | None,
+        *,
+        model: str = "tiny",
+        kind: Format = Format.GGUF,
+        **more: Any,
+    ) -> str:
+        spec = QuantSpec(name=quant, format=kind, bits_per_weight=bits)
         fields: dict[str, Any] = {
             "sha256": sha256_text(f"{model} {quant} {more}"),
             "path": Path("x.gguf"),

@@ -59,8 +59,8 @@ def limited(lab: Any, run_id: str, *, size_bytes: int, cache_bytes: int = 1_000_
     )
 
 
-def decoding(lab: Any, tokens_per_s: float, **flags: Any) -> str:
-    run_id = lab.run(lab.artifact("q8_0", 8.5), config=SETTINGS)
+def decoding(lab: Any, tokens_per_s: float, config: Any = SETTINGS, **flags: Any) -> str:
+    run_id = lab.run(lab.artifact("q8_0", 8.5), config=config)
     for i in range(6):
         lab.trial(
             run_id,
@@ -89,6 +89,27 @@ def test_a_rate_beyond_the_bandwidth_is_invalid_unless_a_cache_holds_the_weights
     reason = invalid_reason(lab.store, lab.store.run(run_id))
     assert reason is not None
     assert reason.startswith("implausible")
+
+
+@pytest.mark.parametrize("where", [{"n_gpu_layers": 99}, {"provider": "cuda"}])
+def test_a_gpus_rate_is_not_held_against_the_cpus_bandwidth(lab: Any, where: dict[str, Any]) -> None:
+    run_id = decoding(lab, 11.0, {"settings": SETTINGS["settings"] | where})
+    limited(lab, run_id, size_bytes=int(100 * MB))
+    assert invalid_reason(lab.store, lab.store.run(run_id)) is None
+    summarise(lab.store, run_id)
+    assert ("tg100", "mbu", "median") not in figures(lab, run_id)
+
+
+def test_a_gpu_at_its_power_limit_is_flagged_and_not_counted_as_disturbed(lab: Any) -> None:
+    run_id = decoding(lab, 11.0, flags_json='["power_capped"]')
+    windows = [
+        {"kind": "test", "test": "tg100", "headline": 1, "source": "nvml:0", "start_s": 0.0, "end_s": 9.0}
+    ]
+    own = {"round_index": 0, "process_index": 0, "flags_json": '["power_disagrees"]'}
+    lab.store.add_windows(run_id, [window | own for window in windows])
+    summarise(lab.store, run_id)
+    assert {"power_capped", "power_disagrees"} <= set(lab.store.run(run_id).flags)
+    assert figures(lab, run_id)["*", "n_flagged", "count"] == 0
 
 
 def test_weights_in_the_cache_are_flagged_and_never_invalid(lab: Any) -> None:

@@ -1,6 +1,6 @@
 """How onnx and torch share and batch, on a real model. Run by the tool's interpreter:
 
-python probe_groups.py onnx|torch FOLDER      prints one JSON object
+python probe_groups.py onnx|onnx_genai|torch FOLDER      prints one JSON object
 """
 
 import json
@@ -77,6 +77,10 @@ def load(kind: str, folder: Path) -> Any:
         from edgebench.runners.onnx import Onnx
 
         session: Any = Onnx().load(folder, Settings(n_threads=1))
+    elif kind == "onnx_genai":
+        from edgebench.runners.onnx_genai import OnnxGenai
+
+        session = OnnxGenai().load(folder, Settings(n_threads=1))
     else:
         from edgebench.runners.torch_runner import Torch
 

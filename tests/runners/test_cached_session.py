@@ -37,8 +37,9 @@ class Tokens:
 class Pretend(CachedSession):
     """Its cache is the text itself; every pass is written down as (rows, width, tokens before)."""
 
-    def __init__(self, *, n_step: int = 64, takes_rows: bool = True) -> None:
+    def __init__(self, *, n_step: int = 64, takes_rows: bool = True, last_only: bool = False) -> None:
         super().__init__(Tokens(), n_vocab=N_VOCAB, n_step=n_step)
+        self._last_only = last_only
         self.passes: list[tuple[int, int, int]] = []
         self._rows = takes_rows
         self.open(n_ctx=4096)
@@ -59,6 +60,7 @@ class Pretend(CachedSession):
         self._room_for(rows.shape[1], state)
         assert state.n_seen == len(state.cache)
         assert 0 <= start < rows.shape[1]
+        assert start == rows.shape[1] - 1 or not self._last_only
         self.passes.append((*rows.shape, state.n_seen))
         out = [
             [_logits((*state.cache, *row[: i + 1])) for i in range(start, len(row))] for row in rows.tolist()
@@ -97,6 +99,16 @@ def test_sharing_and_batching_change_no_score_and_stay_in_their_bounds(
     for n_rows, width, _ in session.passes:
         assert n_rows * width <= (min(n_cells, n_step) if n_rows > 1 else n_step)
         assert n_rows == 1 or takes_rows
+
+
+@given(groups(), st.sampled_from([0, 50]), st.integers(1, 40))
+def test_where_only_the_last_logits_are_given_the_scores_are_the_same(
+    made: tuple[list[int], list[Item]], n_cells: int, n_step: int
+) -> None:
+    shared, items = made
+    session = Pretend(n_step=n_step, takes_rows=False, last_only=True)
+    expected = Pretend().loglikelihoods(items, n_cells=0)
+    assert session.loglikelihoods(items, n_cells=n_cells, shared=shared) == expected
 
 
 def test_what_begins_alike_is_evaluated_once_and_the_shared_beginning_is_kept() -> None:

@@ -12,7 +12,15 @@ import pytest
 
 from edgebench.core.errors import MissingDependency
 from edgebench.runners import engine_build
-from edgebench.runners.engine_build import build_step, ensure, pinned_version, telling_line, wheel_key
+from edgebench.runners.engine_build import (
+    build_step,
+    ensure,
+    explain,
+    pinned_version,
+    telling_line,
+    wheel_key,
+)
+from edgebench.runners.engine_target import Target
 
 VERSION = "0.0.1"
 NAME = f"llama_cpp_python-{VERSION}"
@@ -42,13 +50,14 @@ PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-p
 
 @pytest.fixture
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no network, version 0.0.1 pinned, and a folder that pip installs into."""
+    """An empty cache, no network or engine, version 0.0.1 pinned, and a folder that pip installs into."""
     monkeypatch.setenv("EDGEBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_TARGET", str(tmp_path / "target"))
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setattr(engine_build, "pinned_version", lambda: VERSION)
+    monkeypatch.setattr(engine_build, "_is_there", lambda: False)
     return tmp_path / "target"
 
 
@@ -68,11 +77,24 @@ def put_sdist(tmp_path: Path, body: str) -> None:
             tar.addfile(member, io.BytesIO(text.encode()))
 
 
-def put_wheel(folder: Path) -> None:
+def put_wheel(folder: Path, **module: str) -> None:
+    """A wheel, with modules of the package `llama_cpp` in it, if any."""
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
-        for name, text in FILES.items():
+        for name, text in {
+            **FILES,
+            **{f"llama_cpp/{name}.py": text for name, text in module.items()},
+        }.items():
             wheel.writestr(name, text)
+
+
+def put_nvcc(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CUDA compiler that finds every header, in the place of any that is here."""
+    nvcc = folder / "nvcc"
+    nvcc.write_text('#!/bin/sh\necho "Cuda compilation tools, release 12.4, V12.4.131"\n')
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    return nvcc
 
 
 def names(folder: Path) -> list[str]:
@@ -101,7 +123,7 @@ def test_the_version_comes_from_edgebenchs_own_metadata() -> None:
 def test_nothing_happens_when_the_pinned_version_is_there(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_build, "_installed", lambda version: version == VERSION)
+    monkeypatch.setattr(engine_build, "_installed", lambda version, _target: version == VERSION)
     said: list[str] = []
     assert ensure(said.append, no_progress) is None
     assert said == []
@@ -192,9 +214,84 @@ def test_without_compilers_the_message_names_them_and_the_remedy(
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(MissingDependency, match=r"without a C and a C\+\+ compiler") as caught:
+    with pytest.raises(MissingDependency, match=r"without a C compiler and a C\+\+ compiler") as caught:
         ensure(print, no_progress)
     assert caught.value.hint in {"apt install g++", "xcode-select --install"}
+
+
+def test_build_for_a_gpu_gets_the_targets_arguments_and_a_place_of_its_own(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvcc = put_nvcc(tmp_path, monkeypatch)
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_NATIVE=OFF")
+    put_sdist(tmp_path, "print('told:', os.environ['CMAKE_ARGS'], os.environ['CUDACXX'], flush=True)")
+    wheel = ensure(print, lambda *_step: None, Target.CUDA)
+    assert wheel is not None
+    log = (wheel.parent / "build.log").read_text()
+    assert f"told: -DGGML_NATIVE=OFF -DGGML_CUDA=ON {nvcc}" in log
+    assert wheel.parent.name == wheel_key(VERSION, Target.CUDA) != wheel_key(VERSION)
+    assert (target / "fake_llama.py").exists()
+
+
+def test_without_the_toolkit_nothing_is_fetched_or_built(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "no-nvcc"))
+    with pytest.raises(MissingDependency, match=r"without CUDA's compiler nvcc .* for cuda") as caught:
+        ensure(print, no_progress, Target.CUDA)
+    assert caught.value.hint == "apt install nvidia-cuda-toolkit"
+    assert not target.exists()
+
+
+def test_wheel_that_does_not_load_never_replaces_an_engine(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_build, "_is_there", lambda: True)
+    folder = tmp_path / "cache" / "wheels" / wheel_key(VERSION, Target.CUDA)
+    put_wheel(folder, __init__="", llama_cpp="raise OSError('libcuda.so.1: cannot open shared object file')")
+    with pytest.raises(MissingDependency, match=r"does not load here: .*libcuda\.so\.1") as caught:
+        ensure(print, no_progress, Target.CUDA)
+    assert "the engine that was installed stays" in (caught.value.hint or "")
+    assert names(folder) == [".wheel.lock", WHEEL]
+    assert not target.exists()
+
+
+def test_wheel_that_holds_no_engine_is_not_taken_for_the_one_that_is_there(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_build, "_is_there", lambda: True)
+    put_wheel(wheels(tmp_path))
+    with pytest.raises(MissingDependency, match="does not load here"):
+        ensure(print, no_progress)
+    assert not target.exists()
+
+
+def test_wheel_that_loads_replaces_the_engine(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_build, "_is_there", lambda: True)
+    folder = tmp_path / "cache" / "wheels" / wheel_key(VERSION, Target.VULKAN)
+    put_wheel(folder, __init__="", llama_cpp="def llama_backend_init(): pass")
+    assert ensure(print, no_progress, Target.VULKAN) == folder / WHEEL
+    assert (target / "llama_cpp" / "llama_cpp.py").exists()
+
+
+def test_explanation_is_what_would_be_done_and_does_none_of_it(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_nvcc(tmp_path, monkeypatch)
+    told = explain(Target.CUDA)
+    assert (told["possible"], told["missing"], told["cmake_args"]) == (True, {}, "-DGGML_CUDA=ON")
+    assert told["found"]["CUDA's compiler nvcc"].endswith("nvcc 12.4")
+    assert told["build_command"].startswith(f"CMAKE_ARGS=-DGGML_CUDA=ON {sys.executable} -m pip")
+    assert told["kept_in"].endswith(wheel_key(VERSION, Target.CUDA))
+    assert not Path(told["kept_in"]).exists()
+    put_wheel(Path(told["kept_in"]))
+    kept = explain(Target.CUDA)
+    assert (kept["todo"], kept["build_command"]) == ("install the wheel that is kept", None)
+    monkeypatch.setattr(engine_build, "_installed", lambda _version, _target=None: True)
+    there = explain(Target.CUDA)
+    assert (there["todo"], there["install_command"]) == ("nothing: it is installed", None)
 
 
 def test_without_network_and_source_the_error_is_clear(target: Path) -> None:

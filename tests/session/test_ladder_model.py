@@ -22,7 +22,7 @@ LEVELS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 SMALL = ("q3_k_m", "q2_k")
 # 256 predictions tell levels apart whose divergence differs by half; greedy text and answers don't.
 REQUEST = CheckRequest(
-    n_threads=2, n_chunks=2, n_ctx=256, n_prompts=1, n_greedy=4, n_questions=1, n_self_chunks=1
+    n_threads=1, n_chunks=2, n_ctx=256, n_prompts=1, n_greedy=4, n_questions=1, n_self_chunks=1
 )
 
 
@@ -53,7 +53,7 @@ def model(smollm2: Path, export_tool: Any) -> dict[str, Path]:
 
 
 def ladder(source: Path, out: Path, store: Store, levels: tuple[str, ...], **more: Any) -> list[Artifact]:
-    request = QuantizeRequest(model=str(source), levels=levels, out=out, n_threads=2, **more)
+    request = QuantizeRequest(model=str(source), levels=levels, out=out, n_threads=1, **more)
     made = make_ladder(request, store, Silent())
     assert made.outcome.failures == []
     return made.artifacts

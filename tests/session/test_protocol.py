@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import edgebench.session_visit
-from edgebench.cli.measure import run
+from edgebench.cli.measure import make_requests, run
 from edgebench.results.store import Store
 from edgebench.session import execute_all
 from edgebench.session_plan import Request, make_plan
@@ -183,7 +183,7 @@ def test_what_differs_now_is_told(edgebench: Any, toy: Any, tmp_path: Path) -> N
     assert edgebench("run", "-m", toy().name, *QUICK, env={"OMP_NUM_THREADS": "3"}).returncode == 0
     told = edgebench("reproduce", "latest", "-o", "json")
     differs = {one["name"]: (one["before"], one["after"]) for one in json.loads(told.stdout)["differs"]}
-    assert [pair for name, pair in differs.items() if name.endswith("OMP_NUM_THREADS")] == [("3", None)]
+    assert [pair for name, pair in differs.items() if name.endswith("OMP_NUM_THREADS")] == [("3", "1")]
 
 
 def test_every_field_of_a_request_has_its_flag() -> None:
@@ -197,6 +197,7 @@ def test_every_field_of_a_request_has_its_flag() -> None:
     )  # fmt: skip
     words = command_of(request).split()[2:]
     with run.make_context("run", words) as made:
-        assert (made.params["mmap"], made.params["rigorous"]) == (False, True)
+        assert make_requests(made.params) == [request]
+        assert (made.params["no_mmap"], made.params["rigorous"]) == (True, True)
         assert made.params["n_prompt"] == (1, 2)
         assert made.params["sustained"] == 60

@@ -1,0 +1,79 @@
+"""Jobs that outlive the link, on any host with a POSIX shell, flock and setsid.
+
+* ROOT/lock is held by the one job that runs; whoever holds it lives, so no pid is ever guessed.
+* ROOT/current has that job's name.
+* ROOT/runs/JOB/ has its pid, its log (what it prints), its errors, and rc: its exit status, written last.
+"""
+
+from collections.abc import Sequence
+
+from edgebench.core.errors import DeviceError
+from edgebench.core.host import JobLook, JobState
+
+LOOK_BYTES = 2**20
+"""Of a log, at most, in one look."""
+
+# The lock is inherited by the job. A command in the background ignores SIGINT, so jobs are stopped by
+# SIGTERM; its shell outlives that to write the exit status down.
+_START = r"""
+mkdir -p "$1/runs/$2" && cd "$1/runs/$2" || exit 1
+exec 9>>"$1/lock"
+flock -n 9 || { echo "busy $(cat "$1/current")"; exit 0; }
+rm -f rc pid && : >log && : >errors && echo "$2" >"$1/current" || exit 1
+shift 2
+setsid sh -c 'echo $$ >pid; trap : TERM HUP; "$@" >>log 2>>errors; echo $? >rc.part; mv rc.part rc' \
+  sh "$@" </dev/null >/dev/null 2>&1 &
+echo started
+"""
+_LOOK = r"""
+cd "$1/runs/$2" 2>/dev/null || { echo absent; exit 0; }
+state() {
+  if [ -f rc ]; then echo "over $(cat rc)"; return 0; fi
+  return 1
+}
+ours=no; [ "$(cat "$1/current" 2>/dev/null)" = "$2" ] && ours=yes
+if ! state; then
+  if [ $ours = yes ] && ! flock -n "$1/lock" true; then echo running
+  elif ! state; then if [ -f log ]; then echo dead; else echo absent; fi; fi
+fi
+[ ! -f log ] || tail -c "+$(($3 + 1))" log | head -c "$4"
+"""
+_STOP = r"""
+cd "$1/runs/$2" 2>/dev/null || exit 0
+[ "$(cat "$1/current")" = "$2" ] && ! flock -n "$1/lock" true && [ -s pid ] || exit 0
+kill -s TERM -- "-$(cat pid)" 2>/dev/null || true
+"""
+
+
+def start_command(argv: Sequence[str], *, root: str, job: str) -> list[str]:
+    """The command that starts a job; `read_start` understands what it says."""
+    return ["sh", "-c", _START, "sh", root, job, *argv]
+
+
+def read_start(told: str) -> str | None:
+    """None when the job was started, else the name of the one that runs."""
+    word, _, name = told.strip().partition(" ")
+    if word == "started":
+        return None
+    if word == "busy":
+        return name or "unknown"
+    raise DeviceError(f"a job did not start: {told.strip()[:200]!r}")
+
+
+def look_command(*, root: str, job: str, offset: int) -> list[str]:
+    """The command that looks at a job; `read_look` understands what it says."""
+    return ["sh", "-c", _LOOK, "sh", root, job, str(offset), str(LOOK_BYTES)]
+
+
+def read_look(told: bytes) -> JobLook:
+    """The first line is the state, all after it the log."""
+    line, _, output = told.partition(b"\n")
+    word, _, status = line.decode("utf-8", "replace").partition(" ")
+    if word not in set(JobState):
+        raise DeviceError(f"a job's state is not understood: {line[:200]!r}")
+    return JobLook(state=JobState(word), exit_status=status or None, output=output)
+
+
+def stop_command(*, root: str, job: str) -> list[str]:
+    """The command that asks a job and its children to end."""
+    return ["sh", "-c", _STOP, "sh", root, job]
