@@ -252,8 +252,8 @@ def _conclude(found: Any, tuned: Any) -> None:
         )
     if tuned.n_flagged > NOISY_SHARE * tuned.n_measured:
         remark(
-            f"{tuned.n_flagged} of {tuned.n_measured} repetitions were disturbed by other programs or an unsteady host:"
-            " quieten it and search again (another --seed measures anew)"
+            f"{tuned.n_flagged} of {tuned.n_measured} repetitions were disturbed by other programs or an"
+            " unsteady host: quieten it and search again (another --seed measures anew)"
         )
 
 

@@ -2,9 +2,11 @@
 
 import json
 
+import click
 import pytest
 
 from edgebench.cli.measure import make_requests, run
+from edgebench.core.errors import UsageError
 from edgebench.session_plan import Request
 
 QUICK = ("--mode", "performance", "-p", "8", "-n", "4", "--chat", "0", "-r", "1", "--rounds", "1")
@@ -84,10 +86,11 @@ def test_a_combination_the_engine_would_refuse_or_repeat_is_left_out(capsys):
         (("-t", "1-40", "-b", "1-40"), "1600 combinations"),
     ],
 )
-def test_a_wrong_value_is_named(toy, edgebench, flags, words):
-    done = edgebench("run", "-m", toy().name, *QUICK, *flags)
-    assert done.returncode == 2
-    assert words in done.stderr
+def test_a_wrong_value_is_named(flags, words):
+    with pytest.raises((UsageError, click.BadParameter)) as refused:
+        requests_of("-m", "a.gguf", *flags)
+    assert refused.value.exit_code == 2
+    assert words in refused.value.message
 
 
 def test_every_combination_is_a_run_and_a_row(toy, edgebench, rows, tmp_path):

@@ -127,6 +127,7 @@ def test_volatile_facts_are_read(tell: Tell) -> None:
 
 
 def test_variables_that_steer_an_engine_make_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = local_environment()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("ORT_API_KEY", "hunter2")

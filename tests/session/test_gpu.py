@@ -135,7 +135,7 @@ def test_measuring_processes_see_the_one_gpu_or_none(trace: Write) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="needs /proc")  # noqa: PTH110
-def test_a_started_process_really_has_them() -> None:
+def test_a_started_process_really_has_them(wait_until: Callable[..., Any]) -> None:
     settings = {"n_threads": 1, "n_gpu_layers": 9, "gpu": "GPU-b"}
     job = {
         "kind": "performance",
@@ -144,8 +144,11 @@ def test_a_started_process_really_has_them() -> None:
         "settings": settings,
         "workloads": [],
     }
-    with Child(job) as child:
-        held = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
+    child = Child(job)  # not entered: it waits for its job
+    try:  # the kernel shows an empty one until the program is all set up
+        held = wait_until(Path(f"/proc/{child.pid}/environ").read_bytes).split(b"\0")
+    finally:
+        child.__exit__()
     assert {b"CUDA_VISIBLE_DEVICES=GPU-b", b"CUDA_DEVICE_ORDER=PCI_BUS_ID"} <= set(held)
     assert any(one.startswith(b"PATH=") for one in held)
 
