@@ -35,7 +35,7 @@ SPACE = {
     "flash_attn": ("on", "off"),
     "type_k": ("f16", "q8_0"),
 }
-"""Beside the usual numbers of threads. Without the usual physical batch, the default has the first: a poor one."""
+"""Beside the usual numbers of threads. The usual physical batch is not there: the default has a poor one."""
 N_ROUNDS, N_REPETITIONS = 2, 5
 N_PAIRS = 24
 LIMIT = 0.95

@@ -34,6 +34,8 @@ USUAL_MFU = (0.25, 0.6, 1.5)
 USUAL_READ, LOOSE = 0.9, 0.5
 LAYER_FLOPS = 3.5e6
 """What could be computed in the time a layer takes beside its weights: starting some twenty operations."""
+UNPACK_FLOPS = {"Q3_K": 6.0, "Q4_1": 3.0, "Q5_0": 3.0, "Q5_1": 3.0}
+"""The same of unpacking a weight, expected of types that no backend keeps rearranged; 1.5 of all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +255,7 @@ def _decode(
         "layers": Prior(cost_s=LAYER_FLOPS * settings.n_threads / flops_rate, sd_share=0.7),
     }
     for kind in sorted({name for done, _ in seen for name in done} | set(work)):
-        priors.setdefault(kind, Prior(cost_s=1.5 / flops_rate, sd_share=1.0))
+        priors.setdefault(kind, Prior(cost_s=UNPACK_FLOPS.get(kind, 1.5) / flops_rate, sd_share=1.0))
     return _fitted(work, 1, seen, priors, rows)
 
 

@@ -9,14 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
 
 from edgebench.core.errors import RunFailed
 from edgebench.core.halving import ANCHOR, Visit, anchored, halving, last_visits
 from edgebench.core.setting_flags import as_flags
 from edgebench.core.stats import Estimate, median_of_groups, ratio_of_medians
 from edgebench.core.types import Artifact, Status
-from edgebench.results.compare import ratio_verdict
+from edgebench.results.compare import MIN_SPEED_DIFFERENCE, ratio_verdict
 from edgebench.results.store import Store
 from edgebench.results.tuning import VisitFigures, visit_figures
 from edgebench.session import alone, cell_of, prepare
@@ -25,6 +24,7 @@ from edgebench.session_gpu import refuse_shared
 from edgebench.session_speed import missing_trials, visit
 from edgebench.session_tune_answers import Answers, Kept
 from edgebench.session_tune_plan import TunePlan, under
+from edgebench.session_tune_result import Ranked, Side, Tuned
 from edgebench.session_tune_space import Goal, answers_differ
 from edgebench.session_visit import Sensors
 
@@ -32,65 +32,6 @@ SLOWNESS = 4.0
 """What a setting loses for each e-fold it is too slow by: a bad look alone does not put it out."""
 MAX_CHECKS = 4
 """Ways of answering that may fail before only settings that can't change answers are left."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """A setting and what it costs: medians over the visits it was compared in."""
-
-    settings: dict[str, Any]
-    flags: str
-    """Of the settings that were tried: `-t 2 -ub 256`."""
-    run_id: str
-    request_s: Estimate | None
-    energy_j_per_request: Estimate | None
-    peak_bytes: Estimate | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
-    """A setting as the search left it."""
-
-    flags: str
-    run_id: str | None
-    value: float | None
-    """Its figure over the default's, median; None where it could not be measured."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuned:
-    """What `tune` found."""
-
-    artifact: Artifact
-    default: Side
-    candidate: Side | None
-    """The setting that was held against the default; None where none was better and allowed."""
-    ratio: Estimate | None
-    """The candidate's figure over the default's, from that comparison alone."""
-    separable: bool
-    """Whether the candidate is surely better; else the default is as good."""
-    kept: Kept | None
-    """What the candidate did to the answers, where they were watched."""
-    dropped: tuple[tuple[str, str], ...]
-    """Settings that may not be taken or could not be measured, and why."""
-    ranking: tuple[Ranked, ...]
-    """All settings but the default, the best first."""
-    n_repetitions: int
-    """Repetitions that were asked for and made, those stored before among them."""
-    n_passes: int
-    """The same with warm-ups."""
-    n_measured: int
-    """Repetitions in all: a slow meter's windows take more than were asked for."""
-    n_flagged: int
-    """Of these, how many something disturbed."""
-    run_ids: tuple[str, ...]
-    invalid: tuple[str, ...]
-    """Runs of the two sides whose figures can't be trusted."""
-
-    @property
-    def best(self) -> Side:
-        """What to use."""
-        return self.candidate if self.candidate and self.separable else self.default
 
 
 def tune(found: TunePlan, store: Store, watcher: Watcher) -> Tuned:
@@ -147,11 +88,7 @@ class _Search:
         try:
             ranking = self._search()
             winner, kept = self._choose(ranking)
-            last: Seen = []
-            if winner is not None:
-                visits = last_visits(self.found.schedule, winner)
-                self.watcher.stage(f"{self._flags(winner)} against the default", _n_passes(visits))
-                last = self._measure(visits)
+            last = [] if winner is None else self._compare(winner)
         except KeyboardInterrupt:
             for cell in self.cells.values():
                 if self.store.run(cell.run_id).status is Status.RUNNING:
@@ -166,8 +103,8 @@ class _Search:
         """All candidates, the best first."""
         found = self.found.schedule
         steps = halving(found, seed=self.found.plan.request.seed)
-        n_passes = found.n_passes - 2 * found.n_pairs * (found.n_pair_repetitions + 1)
         if found.rungs:
+            n_passes = found.n_search_repetitions + found.n_search_visits
             self.watcher.stage(f"tuning {len(self.found.space.settings)} settings", n_passes)
         try:
             visits = next(steps)
@@ -185,6 +122,17 @@ class _Search:
         if best is not None:
             told = f"{self._flags(best)} at {math.exp(self._value(best)):.2f} of the default"
             self.watcher.say(f"rung {len(self.rungs)}: {n_visits} visits; so far the best: {told}")
+
+    def _compare(self, winner: int) -> Seen:
+        """Pairs of visits that helped nobody to be chosen; as many again where the gain is not sure."""
+        goal, seen = self.found.asked.goal, Seen()
+        for half in last_visits(self.found.schedule, winner):
+            ratio = _ratio(goal, seen, winner)
+            promising = ratio is None or ratio.value < 1 - MIN_SPEED_DIFFERENCE
+            if half and promising and not (ratio and _is_better(goal, ratio)):
+                self.watcher.stage(f"{self._flags(winner)} against the default", _n_passes(half))
+                seen += self._measure(half)
+        return seen
 
     def _measure(self, visits: Iterable[Visit]) -> Seen:
         seen: Seen = []
@@ -331,7 +279,7 @@ class _Search:
         ratio, separable = None, False
         if winner is not None:
             ratio = _ratio(goal, last, winner)
-            separable = ratio is not None and ratio_verdict(goal, ratio) == "better"
+            separable = ratio is not None and _is_better(goal, ratio)
             slower = _ratio(Goal.SPEED, last, winner)
             if allowed is not None and slower is not None and slower.value > 1 + allowed:
                 separable = False
@@ -395,3 +343,8 @@ def _groups(goal: Goal, seen: Seen, candidate: int) -> list[list[float]]:
 
 def _ratio(goal: Goal, seen: Seen, candidate: int) -> Estimate | None:
     return ratio_of_medians(_groups(goal, seen, ANCHOR), _groups(goal, seen, candidate))
+
+
+def _is_better(goal: Goal, ratio: Estimate) -> bool:
+    """Whether less is surely taken than by the default, by more than what nobody would call a difference."""
+    return ratio_verdict(goal, ratio) == "better"

@@ -76,6 +76,7 @@ class CachedSession(ABC):
         self.n_ctx_train = 0
         self.bos = tokenizer.bos
         self._n_step = n_step
+        self._no_logits = np.empty((0, n_vocab), np.float32)
         self._last_only = False
         """Whether a pass gives the logits of its last token only, as graphs made for writing may."""
         self.n_ctx = 0
@@ -92,6 +93,8 @@ class CachedSession(ABC):
         self, rows: npt.NDArray[np.int64], state: State, start: int
     ) -> tuple[npt.NDArray[np.float32], Any]:
         """Evaluate rows of equal length, each after `state`: their logits from `start` on, and the cache.
+
+        The logits are the caller's: nothing writes there again.
 
         Of several rows only the logits are of use.
         """
@@ -148,6 +151,9 @@ class CachedSession(ABC):
         """Argmax of the last logits, tokens that end a text excluded."""
         if self._last is None:
             raise ModelError("nothing was evaluated yet: there is no next token")
+        token = int(self._last.argmax())
+        if token not in self._enders:
+            return token
         logits = self._last.copy()
         logits[self._enders] = -np.inf
         return int(logits.argmax())
@@ -219,15 +225,16 @@ class CachedSession(ABC):
         self, state: State, tokens: Sequence[int], start: int
     ) -> tuple[npt.NDArray[np.float32], State]:
         """Evaluate tokens after a state, step by step: their logits from `start` on, and the new state."""
-        out = np.empty((len(tokens) - start, self.n_vocab), np.float32)
+        pieces: list[npt.NDArray[np.float32]] = []
         for begin, end in itertools.pairwise(self._ends(len(tokens), start)):
             part = np.array([tokens[begin:end]], np.int64)
             n_kept = min(max(end - start, 1), part.size)
             logits, cache = self._pass(part, state, part.size - n_kept)
             if end > start:
-                out[end - n_kept - start : end - start] = logits[0]
+                pieces.append(logits[0])
             state = State(cache, state.n_seen + part.size)
-        return out, state
+        # A copy costs a small model more than choosing a token does: one piece is handed on as it is.
+        return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, self._no_logits]), state
 
     def _ends(self, n_tokens: int, start: int) -> list[int]:
         """Where the steps of a text begin and end: token by token where each gives its logits alone."""

@@ -6,9 +6,10 @@ refusal of `cuda` where the library was built without it.
 """
 
 import importlib.util
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -155,21 +156,40 @@ class OnnxGenaiSession(CachedSession):
         """Fused attention goes on from a cache with one row only."""
         return False
 
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens after what is cached; their logits stay in the library until they are asked for."""
+        self._kept = self._last = None
+        for begin, end in itertools.pairwise(self._ends(len(tokens), len(tokens))):
+            self._state = self._append(np.array(tokens[begin:end], np.int32), self._state)
+
+    def greedy(self) -> int:
+        """Argmax of the last logits, tokens that end a text excluded."""
+        if self._last is None and self._state.n_seen:
+            self._last = self._generator.get_logits()[0, -1]
+        return super().greedy()
+
     def _pass(
         self, rows: npt.NDArray[np.int64], state: State, start: int
     ) -> tuple[npt.NDArray[np.float32], Any]:
-        self._room_for(rows.shape[1], state)
-        text = self._generator
-        try:
-            if text.token_count() != state.n_seen:
-                text.rewind_to(state.n_seen)
-            text.append_tokens(rows[0].astype(np.int32))
-            # The last position's logits come alone; all of them are a copy as long as the tokens.
-            last = start == rows.shape[1] - 1
-            logits = text.get_logits() if last else text.get_output(self._logits_name)[:, start:]
-        except RuntimeError as error:
-            raise ModelError(f"onnxruntime-genai stopped: {first_line(error)}") from error
+        self._append(rows[0].astype(np.int32), state)
+        # The last position's logits come alone; all of them are a copy as long as the tokens.
+        if start == rows.shape[1] - 1:
+            return self._generator.get_logits(), None
+        logits = self._generator.get_output(self._logits_name)[:, start:]
         return logits.astype(np.float32, copy=False), None
+
+    def _append(self, tokens: npt.NDArray[np.int32], state: State) -> State:
+        """Evaluate tokens after a state, what came after it dropped; the state that follows."""
+        self._room_for(tokens.size, state)
+        try:
+            if self._generator.token_count() != state.n_seen:
+                self._generator.rewind_to(state.n_seen)
+            self._generator.append_tokens(tokens)
+        except RuntimeError as error:
+            raise ModelError(
+                f"onnxruntime-genai stopped: {first_line(error)}", "--runner onnx may open the same folder"
+            ) from error
+        return State(None, state.n_seen + tokens.size)
 
 
 def _check(folder: OnnxFolder, settings: Settings) -> None:

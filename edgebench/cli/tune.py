@@ -174,7 +174,7 @@ def _request(options: dict[str, Any]) -> Any:
 def _budget(found: Any) -> str:
     n, schedule = len(found.space.settings), found.schedule
     return (
-        f"{n} settings, {schedule.n_repetitions} trials at most"
+        f"{n} settings, {schedule.n_repetitions} to {schedule.n_repetitions_at_most} trials"
         f" (a sweep of all would take {found.n_sweep}); goal: {found.measure}"
     )
 

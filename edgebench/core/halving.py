@@ -4,6 +4,7 @@ Every candidate is visited once and briefly; the better ones are visited again a
 the one that is left is held against candidate 0, the anchor, in visits of its own. Computers drift by
 more than settings differ, so a visit counts by its ratio to the anchor's visits before and after it, and
 the last comparison uses no figure that helped to choose (Jamieson & Talwalkar 2016, with these two changes).
+Where its first half leaves it open, there is a second, and no third: two looks cost little certainty.
 
 A visit is a fresh process: one warm-up pass, then its repetitions. Both are paid for: the budget counts
 passes.
@@ -22,6 +23,8 @@ KEPT_SHARE = 1 / 3
 """Of a rung's candidates, those that reach the next one, where the budget allows it."""
 ANCHOR_EVERY = 8
 """Candidates between two visits of the anchor, about."""
+FEW = 6
+"""Of fewer candidates, a third of everything is too little to choose by."""
 PAIR = (ANCHOR, 1, 1, ANCHOR)
 """The order of two pairs of the last comparison: neither side is always the first."""
 
@@ -48,23 +51,35 @@ class Schedule:
     rungs: tuple[tuple[int, int], ...]
     """(candidates besides the anchor, repetitions of each) of every rung."""
     n_pairs: int
+    """Pairs of visits of the last comparison."""
+    n_more_pairs: int
+    """And of its second half, for when the first does not decide."""
     n_pair_repetitions: int
 
     @property
-    def n_visits(self) -> int:
-        """Fresh processes in all."""
-        return sum(n + n_anchors(n) for n, _ in self.rungs) + 2 * self.n_pairs
+    def n_search_visits(self) -> int:
+        """Fresh processes of all rungs."""
+        return sum(n + n_anchors(n) for n, _ in self.rungs)
+
+    @property
+    def n_search_repetitions(self) -> int:
+        """Measured repetitions of all rungs, the anchor's included."""
+        return sum((n + n_anchors(n)) * repetitions for n, repetitions in self.rungs)
 
     @property
     def n_repetitions(self) -> int:
-        """Measured repetitions in all, the anchor's included."""
-        searching = sum((n + n_anchors(n)) * repetitions for n, repetitions in self.rungs)
-        return searching + 2 * self.n_pairs * self.n_pair_repetitions
+        """Measured repetitions in all, without the second half of the last comparison."""
+        return self.n_search_repetitions + 2 * self.n_pairs * self.n_pair_repetitions
+
+    @property
+    def n_repetitions_at_most(self) -> int:
+        """The same with it."""
+        return self.n_repetitions + 2 * self.n_more_pairs * self.n_pair_repetitions
 
     @property
     def n_passes(self) -> int:
-        """Repetitions and warm-ups in all."""
-        return self.n_repetitions + self.n_visits
+        """Repetitions and warm-ups in all, without the second half."""
+        return self.n_repetitions + self.n_search_visits + 2 * self.n_pairs
 
 
 def n_anchors(n: int) -> int:
@@ -72,23 +87,35 @@ def n_anchors(n: int) -> int:
     return 2 + (n - 1) // ANCHOR_EVERY
 
 
-def schedule(n_candidates: int, n_passes: int, *, n_pairs: int = 6, n_pair_repetitions: int = 1) -> Schedule:
-    """The rungs for `n_candidates` >= 2 (the anchor is one of them) that `n_passes` pay for.
+def schedule(
+    n_candidates: int,
+    *,
+    n_rounds: int,
+    n_repetitions: int,
+    n_pairs: int,
+    least_repetitions: int = 1,
+    wanted_repetitions: int = 1,
+) -> Schedule:
+    """The rungs for a third of what all candidates would take, `n_rounds` visits of `n_repetitions` each.
 
-    The last comparison has `n_pairs` pairs of visits and at least so many repetitions in each. It and the
-    first rung are always there: of a few candidates they cost more than a small budget.
+    The anchor is one of the `n_candidates` >= 2. The last comparison has `n_pairs` pairs of visits and, where
+    the budget allows it, the repetitions wanted. It and the first rung are always there: of fewer than six
+    candidates they cost more than a third, but never more than everything.
     """
-    n = n_candidates - 1
-    rungs = [(n, 1)] if n > 1 else []
+    n, sweep = n_candidates - 1, n_candidates * n_rounds
     found = Schedule(
         n_candidates=n_candidates,
-        rungs=tuple(rungs),
+        rungs=((n, 1),) if n > 1 else (),
         n_pairs=n_pairs,
-        n_pair_repetitions=n_pair_repetitions,
+        n_more_pairs=0,
+        n_pair_repetitions=least_repetitions,
     )
-    left = max(n_passes - found.n_passes, 0)
-    while rungs and n > 2:
-        repetitions = len(rungs)
+    left = sweep * (n_repetitions + 1) // 3 - found.n_passes
+    while found.n_pair_repetitions < wanted_repetitions and left >= 2 * n_pairs:
+        found = replace(found, n_pair_repetitions=found.n_pair_repetitions + 1)
+        left -= 2 * n_pairs
+    while found.rungs and n > 2:
+        repetitions = len(found.rungs)
         kept = math.ceil(n * KEPT_SHARE)
         while kept >= 2 and (kept + n_anchors(kept)) * (repetitions + 1) > left:
             kept -= 1
@@ -96,8 +123,10 @@ def schedule(n_candidates: int, n_passes: int, *, n_pairs: int = 6, n_pair_repet
             break
         left -= (kept + n_anchors(kept)) * (repetitions + 1)
         n = kept
-        rungs.append((n, repetitions))
-    return replace(found, rungs=tuple(rungs), n_pair_repetitions=n_pair_repetitions + left // (2 * n_pairs))
+        found = replace(found, rungs=(*found.rungs, (n, repetitions)))
+    most = sweep * n_repetitions if n_candidates < FEW else sweep * n_repetitions // 3
+    more = (most - found.n_repetitions) // (2 * found.n_pair_repetitions)
+    return replace(found, n_more_pairs=min(max(more, 0), n_pairs))
 
 
 def halving(
@@ -130,10 +159,12 @@ def _visits(order: Sequence[int], repetitions: int) -> list[Visit]:
     return visits
 
 
-def last_visits(found: Schedule, winner: int) -> tuple[Visit, ...]:
-    """The comparison of the winner with the anchor: pairs of fresh processes, in turning order."""
-    order = [winner if PAIR[i % len(PAIR)] else ANCHOR for i in range(2 * found.n_pairs)]
-    return tuple(Visit(candidate_index=c, n_repetitions=found.n_pair_repetitions) for c in order)
+def last_visits(found: Schedule, winner: int) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
+    """The comparison of the winner with the anchor, and its second half: pairs, in turning order."""
+    n = found.n_pairs + found.n_more_pairs
+    order = [winner if PAIR[i % len(PAIR)] else ANCHOR for i in range(2 * n)]
+    visits = tuple(Visit(candidate_index=c, n_repetitions=found.n_pair_repetitions) for c in order)
+    return visits[: 2 * found.n_pairs], visits[2 * found.n_pairs :]
 
 
 def anchored(visits: Sequence[tuple[int, Sequence[float]]]) -> dict[int, list[float]]:

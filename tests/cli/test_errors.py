@@ -88,7 +88,7 @@ def test_broken_toml_is_named(edgebench, tmp_path):
         ("thraeds = 2\n", ("thraeds",)),
         ("[rum]\nthreads = 2\n", ("rum",)),
         ("[runs.list]\nthreads = 2\n", ("threads",)),
-        ("[run]\nthreads = [1, 2]\n", ("threads", "integer")),
+        ("[run]\nlimit = [1, 2]\n", ("limit", "integer")),
         ("[run]\nquant = 4\n", ("unknown level '4'",)),
     ],
 )

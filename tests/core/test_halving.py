@@ -24,13 +24,14 @@ from edgebench.core.halving import (
 
 ROUNDS, REPETITIONS = 2, 5
 """What every candidate gets in a sweep."""
-PAIRS = ({"n_pairs": 3, "n_pair_repetitions": 2}, {"n_pairs": 6, "n_pair_repetitions": 1})
+SPEED = {"n_pairs": 3, "least_repetitions": 2, "wanted_repetitions": 4}
+PAIRS = (SPEED, {"n_pairs": 6})
 sizes = st.integers(min_value=2, max_value=120)
 Measure = Callable[[Visit], list[float]]
 
 
 def third_of_a_sweep(n: int, **pairs: int) -> Schedule:
-    return schedule(n, n * ROUNDS * (REPETITIONS + 1) // 3, **pairs)
+    return schedule(n, n_rounds=ROUNDS, n_repetitions=REPETITIONS, **(pairs or SPEED))
 
 
 def search(found: Schedule, measure: Measure, seed: int = 0) -> tuple[list[int], list[tuple[Visit, ...]]]:
@@ -61,16 +62,16 @@ def test_a_third_of_the_sweep_is_not_exceeded(n: int, pairs: Mapping[str, int]) 
     if n >= (11 if pairs["n_pairs"] == 3 else 14):
         assert found.n_passes <= n * ROUNDS * (REPETITIONS + 1) / 3
     if n >= 6:
-        assert found.n_repetitions <= n * ROUNDS * REPETITIONS / 3
-    assert found.n_repetitions <= n * ROUNDS * REPETITIONS  # never more than trying everything
+        assert found.n_repetitions_at_most <= n * ROUNDS * REPETITIONS / 3
+    assert found.n_repetitions_at_most <= n * ROUNDS * REPETITIONS  # never more than trying everything
 
 
 @given(n=sizes, pairs=st.sampled_from(PAIRS))
 def test_what_is_promised_is_what_is_done(n: int, pairs: Mapping[str, int]) -> None:
     found = third_of_a_sweep(n, **pairs)
     ranking, rungs = search(found, exact([1.0 + c for c in range(n)]))
-    visits = [visit for rung in rungs for visit in rung] + list(last_visits(found, ranking[0]))
-    assert len(visits) == found.n_visits
+    visits = [visit for rung in rungs for visit in rung] + list(last_visits(found, ranking[0])[0])
+    assert len(visits) == found.n_search_visits + 2 * found.n_pairs
     assert sum(v.n_repetitions for v in visits) == found.n_repetitions
     assert sum(v.n_passes for v in visits) == found.n_passes
     assert sorted(ranking) == list(range(1, n))
@@ -103,7 +104,10 @@ def test_the_order_follows_from_the_seed() -> None:
 
 
 def test_the_last_comparison_puts_neither_side_always_first() -> None:
-    order = [v.candidate_index for v in last_visits(third_of_a_sweep(24), 7)]
+    found = third_of_a_sweep(24)
+    first, second = last_visits(found, 7)
+    assert (len(first), len(second)) == (2 * found.n_pairs, 2 * found.n_more_pairs)
+    order = [v.candidate_index for v in (*first, *second)]
     pairs = list(zip(order[::2], order[1::2], strict=True))
     assert all(set(pair) == {ANCHOR, 7} for pair in pairs)
     assert {first for first, _ in pairs} == {ANCHOR, 7}

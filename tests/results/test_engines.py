@@ -326,7 +326,14 @@ def test_differences_within_the_limit_count_in_f32_only(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [{"dtype": "bf16"}, {"flash_attn": "on"}, {"type_v": "f16"}, {"provider": "cuda"}, {"n_gpu_layers": 99}],
+    [
+        {"dtype": "bf16"},
+        {"flash_attn": "on"},
+        {"type_v": "f16"},
+        {"provider": "cuda"},
+        {"n_gpu_layers": 99},
+        {"server": "http://127.0.0.1:8080"},
+    ],
     ids=lambda told: str(*told),
 )
 def test_a_checkpoint_computes_in_f32_only_when_told_so(bench: Bench, told: dict[str, Any]) -> None:

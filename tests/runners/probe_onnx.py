@@ -61,8 +61,8 @@ def probed(case: str, folder: Path) -> dict[str, Any]:
         session.prefill(tokens[:7])
         session.prefill(tokens[7:])
         found["kv_cache_bytes"] = session.kv_cache_bytes
-        found["split_difference"] = float(np.abs(session._last - whole[-1]).max())
         found["greedy_ends"] = session.greedy() in session._enders
+        found["split_difference"] = float(np.abs(session._last - whole[-1]).max())
         found["part_is_equal"] = bool((part == whole[5:]).all())
         found["repeat_is_equal"] = bool((session.logits(tokens, 0) == whole).all())
         found["text"] = b"".join(session.piece(token) for token in tokens).decode()

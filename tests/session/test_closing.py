@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgebench.core.errors import ModelError, UsageError
-from edgebench.core.types import Artifact, Format, QuantSpec, Workload
+from edgebench.core.types import Artifact, Format, QuantSpec, Settings, Workload
 from edgebench.runners.synthetic import SyntheticSession
 from edgebench.session import _check_fit
 from edgebench.session_accuracy import score_groups
@@ -96,7 +96,8 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded() -> None:
 
     def plan(memory_bytes: int | None, n_depth: int) -> Any:
         job = SimpleNamespace(workloads=(Workload(n_prompt=512, n_depth=n_depth),))
-        return SimpleNamespace(jobs=(job,), device=SimpleNamespace(name="tiny", memory_bytes=memory_bytes))
+        device = SimpleNamespace(name="tiny", memory_bytes=memory_bytes)
+        return SimpleNamespace(jobs=(job,), device=device, settings=Settings(n_threads=1))
 
     _check_fit(artifact, plan(2 * 2**30, 0))
     _check_fit(artifact, plan(None, 10**9))

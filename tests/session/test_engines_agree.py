@@ -1,4 +1,4 @@
-"""One set of weights in several engines, by the path a user takes: recognised as the same, and in agreement."""
+"""One set of weights in several engines, by the path a user takes: known to be the same, and in agreement."""
 
 import json
 from collections.abc import Callable
