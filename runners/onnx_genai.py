@@ -78,7 +78,7 @@ class OnnxGenaiSession(CachedSession):
         logits, cache = self._probe(folder)
         super().__init__(folder.tokenizer(), n_vocab=logits.shape[-1], n_step=settings.n_ubatch)
         self._last_only = logits.shape[1] == 1
-        self._cell_bytes = sum(cells.nbytes // cells.shape[2] for cells in cache)
+        self._cell_bytes: int = sum(cells.nbytes // cells.shape[2] for cells in cache)
         self.n_ctx_train = folder.n_ctx_train
         self.facts = {
             **folder.facts(self),
