@@ -8,13 +8,14 @@ The embedded model in the tool environment `export`, on the CPU, for each level:
 * `genai-fp32`, `genai-int4`: the engine `onnx_genai`, against onnxruntime-genai's own loop, a `Generator`
   told to generate the next token again and again.
 
-24 pairs, their order alternating, each a prompt of 64 tokens and 48 tokens greedily after it; `session` are
+24 rounds in an order that turns, each a prompt of 64 tokens and 48 tokens greedily after it: `session` are
 the calls of the session loop, `generate` is the call that writes answers. Prints the median ratio of speeds,
 edgebench / library, with its 95 % interval. Exits 1 when a ratio is below 0.97 and its interval does not
 reach 1, or when the texts differ.
 Takes about six minutes on two cores; run it on a quiet machine.
 """
 
+import itertools
 import random
 import subprocess
 import sys
@@ -35,6 +36,8 @@ N_PROMPT = 64
 N_GEN = 48
 LIMIT = 0.97
 WRITERS = ("library", "session", "generate")
+ORDERS = tuple(itertools.permutations(WRITERS))
+"""Each is first, second and last equally often: a warm or throttled machine favours nobody."""
 
 Writer = Callable[[], list[int]]
 
@@ -137,7 +140,7 @@ def measure(level: str, folder: Path) -> int:
         pair(writers, WRITERS)  # warm-up
         pairs = []
         for i in range(N_PAIRS):
-            pairs.append(pair(writers, WRITERS if i % 2 else WRITERS[::-1]))
+            pairs.append(pair(writers, ORDERS[i % len(ORDERS)]))
             shown = "; ".join(f"{name} {ratio:.3f}" for name, ratio in pairs[-1].items())
             say(f"{level}, pair {i + 1}/{N_PAIRS}: {shown}")
         facts = session.facts
