@@ -5,7 +5,6 @@ own, and its pieces stay where onnxruntime put them until the next step reads th
 into a buffer that is input and output at once, so that a step copies nothing.
 """
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.errors import ModelError, UsageError
+from edgebench.core.lean import not_installed
 from edgebench.core.tool_env import pinned
 from edgebench.core.types import Evidence, Format, Settings
 from edgebench.runners.cached_session import CachedSession, State
@@ -38,8 +38,7 @@ class Onnx:
 
     def available(self) -> str | None:
         """None, or why the engine can't be used in this environment."""
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed" if missing else None
+        return not_installed(*NEEDED)
 
     def version(self) -> str:
         """onnxruntime's version: the one its tool environment pins."""

@@ -5,7 +5,6 @@ are the folder's own tokenizer's, as in the other engines. What has been exercis
 refusal of `cuda` where the library was built without it.
 """
 
-import importlib.util
 import itertools
 import json
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.errors import MissingDependency, ModelError, UsageError
+from edgebench.core.lean import not_installed
 from edgebench.core.tool_env import pinned
 from edgebench.core.types import Evidence, Format, Settings
 from edgebench.runners.cached_session import CachedSession, State
@@ -50,8 +50,7 @@ class OnnxGenai:
 
     def available(self) -> str | None:
         """None, or why the engine can't be used in this environment."""
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed" if missing else None
+        return not_installed(*NEEDED)
 
     def version(self) -> str:
         """Both versions: the library holds the loop, onnxruntime does the sums."""

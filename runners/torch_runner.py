@@ -7,7 +7,6 @@ transformers' fast attention, a GPU (`--provider cuda`).
 
 import contextlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebench.core.errors import ModelError
+from edgebench.core.lean import not_installed
 from edgebench.core.tool_env import pinned
 from edgebench.core.types import Evidence, Format, Settings
 from edgebench.runners.cached_session import CachedSession, State
@@ -36,8 +36,7 @@ class Torch:
 
     def available(self) -> str | None:
         """None, or why the engine can't be used in this environment."""
-        missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-        return f"{' and '.join(missing)} not installed" if missing else None
+        return not_installed("torch", "transformers")
 
     def version(self) -> str:
         """Both versions: transformers holds the model's code, torch does the sums."""

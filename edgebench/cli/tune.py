@@ -16,6 +16,7 @@ from edgebench.cli.run_options import (
     NAMES,
     POSITIVE,
     POSITIVES,
+    SWEPT,
     SWITCHES,
     Numbers,
     data_option,
@@ -51,16 +52,7 @@ VALUES: list[Callable[[Any], Any]] = [
     click.option("-ctv", "--cache-type-v", type=KV_TYPES, help="V cache types to try."),
     click.option("-mmp", "--mmap", type=SWITCHES, help="Map the weights: on,off."),
 ]
-FIELDS = {
-    "threads": "n_threads",
-    "batch_size": "n_batch",
-    "ubatch_size": "n_ubatch",
-    "n_gpu_layers": "n_gpu_layers",
-    "flash_attn": "flash_attn",
-    "cache_type_k": "type_k",
-    "cache_type_v": "type_v",
-    "mmap": "mmap",
-}
+FIELDS = {name: field for name, field in SWEPT.items() if name not in ("provider", "dtype")}
 """Options of values to try -> the settings they are of."""
 
 

@@ -1,4 +1,4 @@
-"""Import one module of a package without running the package's `__init__`.
+"""Packages without importing them whole: what is missing, and one module without the package's `__init__`.
 
 A measuring process should hold the engine and nothing else: `import llama_cpp` alone brings a web
 of helpers (22 MB and a quarter of a second) that the low-level bindings never use.
@@ -8,6 +8,12 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
+
+
+def not_installed(*names: str) -> str | None:
+    """None, or which of these packages this environment lacks, in a line."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed" if missing else None
 
 
 def import_submodule(package: str, module: str) -> ModuleType:
