@@ -28,7 +28,13 @@ from edgebench.core.errors import EdgebenchError, MissingDependency
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import cache_part, exclusive, free_bytes
 from edgebench.core.pip import pip, pip_command, pip_reason
-from edgebench.runners.engine_target import Target, cmake_args, toolchain, toolchain_variables
+from edgebench.runners.engine_target import (
+    Target,
+    cmake_args,
+    toolchain,
+    toolchain_variables,
+    without_amx,
+)
 from edgebench.runners.llama_backends import installed_backends
 from edgebench.runners.llama_source import DISTRIBUTION, Say, fetch_sdist
 
@@ -79,8 +85,9 @@ def explain(target: Target | None) -> dict[str, Any]:
     missing = {piece.name: piece.install for piece in pieces if piece.found is None}
     todo = "build it, keep the wheel, install it"
     build = shlex.join(pip_command("wheel", "--no-deps", "-w", str(folder), f"{DISTRIBUTION}=={version}"))
-    if args:
-        build = f"CMAKE_ARGS={shlex.quote(args)} {build}"
+    for name, value in {"CMAKE_ARGS": args, **without_amx()}.items():
+        if value:
+            build = f"{name}={shlex.quote(value)} {build}"
     install = shlex.join(pip_command("install", *_options(version), f"{folder}/WHEEL"))
     if _installed(version, target):
         todo, build, install = "nothing: it is installed", "", ""
@@ -122,7 +129,7 @@ def wheel_key(version: str, target: Target | None = None) -> str:
     """Names a build: the same key means that a wheel made there runs here."""
     cpu = " ".join(cpu_flags()) or platform.processor()
     build = [version, cpu, cmake_args(target), sysconfig.get_platform()]
-    return sha256_json(build)[:16]
+    return sha256_json([*build, flags] if (flags := without_amx()) else build)[:16]
 
 
 def build_step(line: str) -> tuple[int, int] | None:
@@ -201,9 +208,9 @@ def _build(version: str, folder: Path, say: Say, progress: Progress, target: Tar
         temporary.mkdir()
         cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
         environment = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": cores, "TMPDIR": str(temporary)}
-        environment |= {"CMAKE_ARGS": cmake_args(target), **toolchain_variables(target)}
+        environment |= {"CMAKE_ARGS": cmake_args(target), **toolchain_variables(target), **without_amx()}
         command = pip_command("wheel", "--no-deps", "-w", part, "-v", str(source))
-        status = _stream(command, environment, log, progress)
+        status = stream(command, environment, log, progress)
         wheel = _keep_wheel(Path(part), folder) if status == 0 else None
     if wheel is None:
         with log.open(errors="replace") as lines:
@@ -219,7 +226,7 @@ def _keep_wheel(part: Path, folder: Path) -> Path | None:
     return None
 
 
-def _stream(command: list[str], environment: Mapping[str, str], log: Path, progress: Progress) -> int:
+def stream(command: list[str], environment: Mapping[str, str], log: Path, progress: Progress) -> int:
     """Run a command with its output going to `log`; whatever interrupts us ends its whole family."""
     with (
         log.open("w", encoding="utf-8") as out,

@@ -14,12 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from edgebench.core.cpu import cpu_flags
 from edgebench.runners.llama_backends import GPU_BACKENDS
 from edgebench.runners.llama_source import C_COMPILER, CXX_COMPILER, compiler_hint, find_compiler
 
 CUDA_FOLDER = Path("/usr/local/cuda/bin")
 """Where NVIDIA's own installer puts nvcc, without putting it on PATH."""
 _LOOK_S = 60.0
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 _RELEASE = re.compile(r"release (\d+\.\d+)")
 
 
@@ -91,6 +93,20 @@ def toolchain_variables(target: Target | None) -> dict[str, str]:
     """What a build's environment gets besides: where a compiler is that PATH does not lead to."""
     found = nvcc() if target is Target.CUDA else None
     return {"CUDACXX": found} if found else {}
+
+
+def without_amx(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Compilers' flags that keep llama.cpp off a processor's matrix tiles; nothing where it has none.
+
+    Its tile configuration is written in a way that GCC optimizes away: the first evaluation dies of a
+    general protection fault (ggml-org/llama.cpp issue 20824, pull request 26954).
+    """
+    if "amx_tile" not in cpu_flags():
+        return {}
+    return {
+        name: " ".join(filter(None, (environment.get(name, "").strip(), _NO_AMX)))
+        for name in ("CFLAGS", "CXXFLAGS")
+    }
 
 
 def _compiler(name: str, kind: tuple[str, tuple[str, ...]]) -> Piece:

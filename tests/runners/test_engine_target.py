@@ -6,7 +6,13 @@ import pytest
 
 from edgebench.runners import engine_target
 from edgebench.runners.engine_build import wheel_key
-from edgebench.runners.engine_target import Target, cmake_args, toolchain, toolchain_variables
+from edgebench.runners.engine_target import (
+    Target,
+    cmake_args,
+    toolchain,
+    toolchain_variables,
+    without_amx,
+)
 from edgebench.runners.llama_backends import backends_in, installed_backends
 
 
@@ -130,3 +136,15 @@ def test_programs_that_fail_or_are_none_are_absent(bare: Path) -> None:
     (bare / "nvcc").write_text("no program")
     (bare / "nvcc").chmod(0o755)
     assert "CUDA's compiler nvcc" in missing(Target.CUDA)
+
+
+def test_a_processor_with_tiles_gets_a_build_that_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built with them dies at its first evaluation; other processors' wheels keep their keys."""
+    monkeypatch.setattr(engine_target, "cpu_flags", lambda: ["avx2", "fma"])
+    assert without_amx({"CXXFLAGS": "-g"}) == {}
+    plain = wheel_key("0.3.36")
+    monkeypatch.setattr(engine_target, "cpu_flags", lambda: ["amx_int8", "amx_tile", "avx2"])
+    flags = without_amx({"CXXFLAGS": "-g"})
+    assert flags["CXXFLAGS"].split() == ["-g", *flags["CFLAGS"].split()]
+    assert "-mno-amx-tile" in flags["CFLAGS"].split()
+    assert wheel_key("0.3.36") != plain
