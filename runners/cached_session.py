@@ -113,6 +113,11 @@ class CachedSession(ABC):
         """Whether several rows may go on from one cache."""
         return True
 
+    @property
+    def enders(self) -> list[int]:
+        """Tokens that end a text, which writing for a number of tokens passes over."""
+        return list(self._enders)
+
     def __enter__(self) -> Self:
         return self
 
@@ -201,8 +206,7 @@ class CachedSession(ABC):
             state = self._begun(shared if n_cells else ())
             fed, text = context[state.n_seen :], list[int]()
             while len(text) < n_gen:
-                rows, state = self._advance(state, fed, len(fed) - 1)
-                token = int(rows[-1].argmax())
+                token, state = self._following(state, fed)
                 if token in self._enders:
                     break
                 text.append(token)
@@ -235,6 +239,11 @@ class CachedSession(ABC):
             state = State(cache, state.n_seen + part.size)
         # A copy costs a small model more than choosing a token does: one piece is handed on as it is.
         return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, self._no_logits]), state
+
+    def _following(self, state: State, tokens: Sequence[int]) -> tuple[int, State]:
+        """Evaluate tokens after a state: the likeliest token after them, and the new state."""
+        rows, state = self._advance(state, tokens, len(tokens) - 1)
+        return int(rows[-1].argmax()), state
 
     def _ends(self, n_tokens: int, start: int) -> list[int]:
         """Where the steps of a text begin and end: token by token where each gives its logits alone."""

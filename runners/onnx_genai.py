@@ -1,8 +1,9 @@
 """ONNX graphs through onnxruntime-genai: its loop, its fused attention, one KV buffer that all steps share.
 
-The library would choose tokens too; that is left to the session, so that every engine writes by one rule. Ids
-are the folder's own tokenizer's, as in the other engines. What has been exercised is the CPU, and the
-refusal of `cuda` where the library was built without it.
+Every engine writes by one rule, the likeliest token. Here the library finds it, since handing out the logits
+of a large vocabulary costs a small model some percent of a step; it has no say in where a text ends. Ids are
+the folder's own tokenizer's, as in the other engines. What has been exercised is the CPU, and the refusal of
+`cuda` where the library was built without it.
 """
 
 import itertools
@@ -72,6 +73,7 @@ class OnnxGenaiSession(CachedSession):
         placed = _placement(folder, settings)
         self._model = _open(self._og, folder, settings)
         self._generator: Any = None
+        self._fed = NO_TOKEN
         self._one_buffer = folder.shares_buffer and not folder.decoder.get("sliding_window")
         self._logits_name = str(part(folder.decoder, "outputs").get("logits") or "logits")
         logits, cache = self._probe(folder)
@@ -111,7 +113,15 @@ class OnnxGenaiSession(CachedSession):
         try:
             params = self._og.GeneratorParams(self._model)
             params.set_search_options(
-                max_length=n_ctx, batch_size=1, num_beams=1, num_return_sequences=1, do_sample=False
+                max_length=n_ctx,
+                batch_size=1,
+                num_beams=1,
+                num_return_sequences=1,
+                # The likeliest token and no other, whatever the folder's own configuration asks for.
+                do_sample=False,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                min_length=0,
             )
             return self._og.Generator(self._model, params)
         except RuntimeError as error:
@@ -157,15 +167,41 @@ class OnnxGenaiSession(CachedSession):
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens after what is cached; their logits stay in the library until they are asked for."""
-        self._kept = self._last = None
-        for begin, end in itertools.pairwise(self._ends(len(tokens), len(tokens))):
-            self._state = self._append(np.array(tokens[begin:end], np.int32), self._state)
+        if len(tokens):
+            self._kept = self._last = None
+            self._state = self._feed(self._state, tokens)
+            self._fed = tokens[-1]
 
     def greedy(self) -> int:
         """Argmax of the last logits, tokens that end a text excluded."""
         if self._last is None and self._state.n_seen:
+            token = self._likeliest()
+            if token not in self._enders:
+                return token
+            # The library can't take its choice back: the last token is evaluated again, for all its logits.
+            before = State(None, self._state.n_seen - 1)
+            self._append(np.array([self._fed], np.int32), before)
             self._last = self._generator.get_logits()[0, -1]
         return super().greedy()
+
+    def _following(self, state: State, tokens: Sequence[int]) -> tuple[int, State]:
+        state = self._feed(state, tokens)
+        return self._likeliest(), state
+
+    def _feed(self, state: State, tokens: Sequence[int]) -> State:
+        for begin, end in itertools.pairwise(self._ends(len(tokens), len(tokens))):
+            state = self._append(np.array(tokens[begin:end], np.int32), state)
+        return state
+
+    def _likeliest(self) -> int:
+        """The token the library goes on with; it counts as cached until the next step goes back to before it.
+
+        In a full cache there is no place for it: then the logits tell.
+        """
+        if self._generator.token_count() >= self.n_ctx:
+            return int(self._generator.get_logits()[0, -1].argmax())
+        self._generator.generate_next_token()
+        return int(self._generator.get_next_tokens()[0])
 
     def _pass(
         self, rows: npt.NDArray[np.int64], state: State, start: int
