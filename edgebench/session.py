@@ -195,7 +195,8 @@ def cell_of(plan: Plan, job: Job, artifact: Artifact, store: Store) -> Cell:
     commit, dirty = git_state()
     run_id = store.create_run(
         mode=job.mode,
-        evidence=plan.runner.evidence,
+        evidence=plan.evidence,
+        timing_source=plan.timing_source,
         artifact_id=artifact.sha256,
         device_id=plan.device.id,
         environment_id=plan.environment.id,

@@ -7,6 +7,7 @@ follows the context's own tokens is the continuation.
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edgebench.core.engine import Item, Session
@@ -20,32 +21,26 @@ MIN_SHARED = 8
 """Shorter common beginnings are cheaper to evaluate again than to keep."""
 
 
-def score_groups(session: Session, job: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Score the job's `wanted` groups (by index, in that order), one result a group.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laid:
+    """A group as the engine is asked it: tokens, and what all of its prompts begin with."""
 
-    Groups of one deck (a subject) begin alike; what they share is evaluated once for as long as they
-    follow each other. It follows from *all* prompts of the deck, so a resumed run works in the very same
-    shapes as an uninterrupted one. Prompts are tokenized when their turn comes.
-    """
-    shape, n_cells, n_gen = Shape(job["shape"]), int(job["n_cells"]), int(job.get("n_gen", 0))
-    groups, decks = job["groups"], _decks(job)
-    beginnings = _beginnings(session, job)
-    n_ctx = _open(session, job, beginnings)
-    for index in job["wanted"]:
-        start = time.perf_counter_ns()
-        tokenized = [_tokens(session, prompt, job) for prompt in groups[index]]
-        items = [item for item, _ in tokenized]
-        shared = _shared(beginnings.get(decks[index], ()), items)
-        if (n_needed := _n_needed(items, shared, job)) > n_ctx:
-            n_ctx = _reopen(session, job, n_needed)
-        if n_gen:
-            found = _written(session, items, shared, job)
-        else:
-            found = _scored(session, items, shared, shape, n_cells)
-        yield {
-            "group": index,
-            "group_s": (time.perf_counter_ns() - start) * 1e-9,
-            "group_sha256": sha256_json([shape.value, n_cells, n_gen, list(shared), _listed(items)]),
+    i: int
+    """Which of the job's groups it is."""
+    prompts: Sequence[Mapping[str, Any]]
+    items: Sequence[Item]
+    n_cut: Sequence[int]
+    """Of each item, tokens cut from the left to fit the model's context."""
+    shared: Sequence[int]
+    n_ctx: int
+    """Cells it takes, rounded up as the engine does."""
+
+    def told(self, job: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What is to be stored of the group, with what the engine found for each item."""
+        shape = [job["shape"], int(job["n_cells"]), int(job.get("n_gen", 0))]
+        return {
+            "group": self.i,
+            "group_sha256": sha256_json([*shape, list(self.shared), _listed(self.items)]),
             "answers": [
                 {
                     "question_id": prompt["id"],
@@ -55,9 +50,63 @@ def score_groups(session: Session, job: Mapping[str, Any]) -> Iterator[Mapping[s
                     "n_cut": n_cut,
                     **answer,
                 }
-                for prompt, (item, n_cut), answer in zip(groups[index], tokenized, found, strict=True)
+                for prompt, item, n_cut, answer in zip(
+                    self.prompts, self.items, self.n_cut, found, strict=True
+                )
             ],
         }
+
+
+class Layout:
+    """A job's prompts as tokens, group by group, in shapes that do not depend on which of them are done.
+
+    Groups of one deck (a subject) begin alike; what they share is evaluated once for as long as they
+    follow each other. It follows from *all* prompts of the deck, so a resumed run works in the very same
+    shapes as an uninterrupted one. Prompts are tokenized when their turn comes.
+    """
+
+    def __init__(self, session: Session, job: Mapping[str, Any]) -> None:
+        self._session, self._job = session, job
+        self._decks = _decks(job)
+        self._beginnings = _beginnings(session, job)
+        self.n_ctx = _n_cells(_n_likely(session, job, self._beginnings))
+        """Cells for what is probably the largest group. A cache's size moves no score."""
+        counts = [sum(max(len(p["continuations"]), 1) for p in group) for group in job["groups"]]
+        self.n_seq_max = 1 + max(counts)
+
+    def of(self, index: int) -> Laid:
+        """One of the job's groups."""
+        prompts = self._job["groups"][index]
+        tokenized = [_tokens(self._session, prompt, self._job) for prompt in prompts]
+        items = [item for item, _ in tokenized]
+        shared = _shared(self._beginnings.get(self._decks[index], ()), items)
+        return Laid(
+            i=index,
+            prompts=prompts,
+            items=items,
+            n_cut=[n_cut for _, n_cut in tokenized],
+            shared=shared,
+            n_ctx=_n_cells(_n_needed(items, shared, self._job)),
+        )
+
+
+def score_groups(session: Session, job: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Score the job's `wanted` groups (by index, in that order), one result a group."""
+    shape, n_cells, n_gen = Shape(job["shape"]), int(job["n_cells"]), int(job.get("n_gen", 0))
+    layout = Layout(session, job)
+    n_ctx = layout.n_ctx
+    session.open(n_ctx=n_ctx, n_seq_max=layout.n_seq_max)
+    for index in job["wanted"]:
+        start = time.perf_counter_ns()
+        laid = layout.of(index)
+        if laid.n_ctx > n_ctx:
+            n_ctx = laid.n_ctx
+            session.open(n_ctx=n_ctx, n_seq_max=layout.n_seq_max)
+        if n_gen:
+            found = _written(session, laid.items, laid.shared, job)
+        else:
+            found = _scored(session, laid.items, laid.shared, shape, n_cells)
+        yield {**laid.told(job, found), "group_s": (time.perf_counter_ns() - start) * 1e-9}
 
 
 def _scored(
@@ -92,11 +141,8 @@ def _written(
     return found
 
 
-def _open(session: Session, job: Mapping[str, Any], beginnings: Mapping[str, Sequence[int]]) -> int:
-    """A cache for what is probably the largest group, and how large it is.
-
-    Only the longest text of each deck is tokenized for it. A cache's size moves no score.
-    """
+def _n_likely(session: Session, job: Mapping[str, Any], beginnings: Mapping[str, Sequence[int]]) -> int:
+    """What the largest group probably takes: only the longest text of each deck is tokenized for it."""
     longest: dict[str, Mapping[str, Any]] = {}
     for deck, prompt in _with_deck(job):
         if deck not in longest or len(prompt["context"]) > len(longest[deck]["context"]):
@@ -106,14 +152,11 @@ def _open(session: Session, job: Mapping[str, Any], beginnings: Mapping[str, Seq
         items = [_tokens(session, prompt, {**job, "truncate": True})[0]]
         shared = _shared(beginnings.get(deck, ()), items)
         n_needed = max(n_needed, _n_needed(items, shared, job))
-    return _reopen(session, job, n_needed)
+    return n_needed
 
 
-def _reopen(session: Session, job: Mapping[str, Any], n_needed: int) -> int:
-    n_ctx = -(-n_needed // CTX_STEP) * CTX_STEP
-    n_seqs = max(sum(max(len(prompt["continuations"]), 1) for prompt in group) for group in job["groups"])
-    session.open(n_ctx=n_ctx, n_seq_max=1 + n_seqs)
-    return n_ctx
+def _n_cells(n_needed: int) -> int:
+    return -(-n_needed // CTX_STEP) * CTX_STEP
 
 
 def _n_needed(items: Sequence[Item], shared: Sequence[int], job: Mapping[str, Any]) -> int:

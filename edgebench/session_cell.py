@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgebench.core.engine import Prepares
+from edgebench.core import registry
+from edgebench.core.engine import Prepares, Runner
 from edgebench.core.errors import EdgebenchError, InvalidRun, RunFailed, StoreError
 from edgebench.core.tool_env import ensure_tool
 from edgebench.core.types import Artifact, Format, Mode, Status
@@ -74,11 +75,12 @@ def engine_of(cell: Cell, plan: Plan) -> dict[str, Any]:
     }
 
 
-def start(job: Mapping[str, Any], plan: Plan, watcher: Watcher) -> Child:
-    """A measuring process for a job, in the environment its engine needs."""
-    if isinstance(plan.runner, Prepares):
-        plan.runner.prepare(plan.settings, watcher.say)
-    tool = ensure_tool(plan.runner.tool, watcher.say) if plan.runner.tool else None
+def start(job: Mapping[str, Any], plan: Plan, watcher: Watcher, *, runner: str | None = None) -> Child:
+    """A measuring process for a job, in the environment its engine needs: the plan's, or another one."""
+    engine: Runner = registry.load("runners", runner) if runner else plan.runner
+    if isinstance(engine, Prepares):
+        engine.prepare(plan.settings, watcher.say)
+    tool = ensure_tool(engine.tool, watcher.say) if engine.tool else None
     return Child(job, tool)
 
 

@@ -3,14 +3,22 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from edgebench.core.energy import Absence, EnergyReading, Meter, MeterError, MeterFacts, SourceStatus
+from edgebench.core.energy import (
+    Absence,
+    EnergyReading,
+    Meter,
+    MeterError,
+    MeterFacts,
+    Sample,
+    SourceStatus,
+)
 from edgebench.core.errors import UsageError, nearest
 from edgebench.core.integration import energy_between
 from edgebench.devices.meters.catalog import headline, open_all, probe_all
 from edgebench.devices.meters.modelled import tdp_energy_j
-from edgebench.session_recorder import Clock, Recorder
+from edgebench.session_recorder import Clock
 
 NONE = "none"
 AUTO = "auto"
@@ -20,6 +28,15 @@ CROSS_CHECK_SHARE = 0.05
 """A counter and the integral of the same sensor's power may differ by so much of the counter."""
 LONGEST_WINDOW_S = 60.0
 """A default run is not stretched beyond this for a slow meter; `--rigorous` is."""
+
+
+class Heard(Protocol):
+    """What meters said, and which of them fell silent: a recorder's, or a sampler's on another device."""
+
+    failures: dict[str, MeterError]
+
+    def samples(self, source: str) -> list[Sample]:
+        """Everything a meter said so far."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,15 +82,16 @@ class Metering:
             "meters": [asdict(meter.facts) for meter in self.meters],
         }
 
-    def energy(self, recorder: Recorder, facts: MeterFacts, start_s: float, end_s: float) -> EnergyReading:
+    def energy(self, recorder: Heard, facts: MeterFacts, start_s: float, end_s: float) -> EnergyReading:
         """What one meter says of a stretch of time (stamps of the recorder's clock)."""
         failure = recorder.failures.get(facts.source)
         samples = recorder.samples(facts.source)
-        if failure is not None and (not samples or samples[-1].t_s < end_s):
+        heard_all = samples and samples[0].t_s <= start_s and samples[-1].t_s >= end_s
+        if failure is not None and not heard_all:
             return _absent(failure, facts)
         return energy_between(samples, facts, start_s, end_s)
 
-    def trial_columns(self, recorder: Recorder, start_s: float, end_s: float) -> dict[str, Any]:
+    def trial_columns(self, recorder: Heard, start_s: float, end_s: float) -> dict[str, Any]:
         """The energy columns of one repetition; most are too short for a figure of their own."""
         if self.chosen is None:
             return {"energy_reason": self.reason.value}
@@ -91,7 +109,7 @@ class Metering:
 
     def windows(
         self,
-        recorder: Recorder,
+        recorder: Heard,
         clock: Clock,
         start_s: float,
         end_s: float,

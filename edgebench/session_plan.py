@@ -14,6 +14,7 @@ from edgebench.core.hashing import sha256_text
 from edgebench.core.types import (
     DeviceProfile,
     Environment,
+    Evidence,
     Mode,
     Permutation,
     Scorer,
@@ -22,7 +23,7 @@ from edgebench.core.types import (
 )
 from edgebench.devices.gpu import Gpu
 from edgebench.devices.local import default_threads, local_environment
-from edgebench.devices.profiles import find_profile
+from edgebench.devices.profiles import own_profile
 from edgebench.quantize.adopted import adopted_models
 from edgebench.runners.llama_backends import check_gpu_backend
 from edgebench.session_energy import AUTO, Metering, open_metering
@@ -88,7 +89,21 @@ class Request:
     dtype: str | None = None
     gpu: str | None = None
     server: str | None = None
+    cpu_mask: str | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A device that runs native programs and no edgebench: a phone, or this computer looked at as one."""
+
+    device: DeviceProfile
+    environment: Environment
+    runner: Runner
+    n_threads: int
+    """Where the request names no number."""
+    evidence: Evidence
+    """`synthetic` of a stand-in for a device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,27 +124,34 @@ class Plan:
     """A line for people: which GPU, or what is not known of it."""
     absent_told: str = ""
     """A line for people: which tests can't be done, and why."""
+    evidence: Evidence = Evidence.MEASURED
+    """What its figures are."""
+    timing_source: str = "host"
+    """Whose clock times the engine's calls: ours, or its own (`engine`)."""
     levels: tuple[str, ...] = field(default=())
     """Levels to make of each model; empty: the files as they are."""
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, site: Site | None = None) -> Plan:
     """Check everything that can be checked without a model. Raises UsageError or SuiteError.
 
-    A running server is asked what it is: ServerError when it is not there.
+    A running server is asked what it is: ServerError when it is not there. `site` is where the work is done,
+    if not by this computer's engines.
     """
     check_levels(request.quants)
-    device, environment = find_profile(request.device), local_environment()
+    device, environment = (
+        (site.device, site.environment) if site else (own_profile(request.device), local_environment())
+    )
     attached = attach(request.server, request.runner, levels=bool(request.quants)) if request.server else None
     if attached is None:
         check_models(request.models)
     elif attached.elsewhere is not None:
         device, environment = attached.elsewhere
-    runner: Runner = attached.runner if attached else _runner(request)
+    runner: Runner = site.runner if site else attached.runner if attached else _runner(request)
     if request.mode not in ("performance", "accuracy", "both"):
         raise UsageError(f"unknown mode {request.mode!r}", "performance, accuracy or both")
     settings = Settings(
-        n_threads=usual_settings(request.n_threads).n_threads,
+        n_threads=request.n_threads or (site.n_threads if site else usual_settings(None).n_threads),
         n_batch=request.n_batch,
         n_ubatch=min(request.n_ubatch, request.n_batch),
         n_gpu_layers=request.n_gpu_layers,
@@ -141,19 +163,17 @@ def make_plan(request: Request) -> Plan:
         dtype=request.dtype,
         gpu=request.gpu,
         server=request.server,
+        cpu_mask=request.cpu_mask,
     )
+    if request.cpu_mask is not None and site is None:
+        raise UsageError("--cpu-mask is for phones and --runner llama_native", "taskset does it here")
     if runner.name in LLAMA_ENGINES and attached is None:
         check_gpu_backend(settings.n_gpu_layers)
-    gpu, gpu_told = gpu_of(settings) if device.transport == "local" else (None, "")
+    here = device.transport == "local" and site is None
+    gpu, gpu_told = gpu_of(settings) if here else (None, "")
     if gpu is not None:
         settings = replace(settings, gpu=gpu.uuid)
-    metering = open_metering(
-        request.meter,
-        on_gpu=settings.on_gpu,
-        gpu=gpu.meter if gpu else None,
-        tdp_w=request.tdp_w,
-        n_cores=os.cpu_count() or 1,
-    )
+    metering = Metering() if site else _metering(request, settings, gpu)
     if attached and attached.elsewhere:
         metering.close()
         metering = Metering(reason=Absence.NO_SENSOR, why="the server is on another computer")
@@ -183,7 +203,19 @@ def make_plan(request: Request) -> Plan:
         gpu=gpu,
         gpu_told=gpu_told,
         absent_told=_absent(request, texts_only),
+        evidence=site.evidence if site else runner.evidence,
+        timing_source="engine" if site else "host",
         levels=tuple(dict.fromkeys(request.quants)),
+    )
+
+
+def _metering(request: Request, settings: Settings, gpu: Gpu | None) -> Metering:
+    return open_metering(
+        request.meter,
+        on_gpu=settings.on_gpu,
+        gpu=gpu.meter if gpu else None,
+        tdp_w=request.tdp_w,
+        n_cores=os.cpu_count() or 1,
     )
 
 

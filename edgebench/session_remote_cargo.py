@@ -53,7 +53,7 @@ def cargo_of(request: Request, root: str, watcher: Watcher) -> Cargo:
         artifact = resolve(name, watcher.say)
         target = f"{root}/models/{artifact.sha256}/{_name_there(artifact)}"
         models.append(target)
-        files += _model_files(artifact, target)
+        files += model_files(artifact, target)
         if artifact.quant.format is not Format.SYNTHETIC:
             manifests.append((target + SUFFIX, json.dumps(manifest_of(artifact))))
     there = replace(request, device="local", models=tuple(models))
@@ -76,10 +76,10 @@ def push_cargo(link: Link, root: str, cargo: Iterable[Cargo], watcher: Watcher) 
     """Bring everything over that is not there. DeviceError, before anything is sent, when it does not fit."""
     items = list(cargo)
     files = list({file.target: file for item in items for file in item.files}.values())
-    there = _sizes_there(link, [file.target for file in files])
+    there = sizes_there(link, [file.target for file in files])
     missing_bytes = sum(file.size_bytes - n for file, n in zip(files, there, strict=True))
     if missing_bytes:
-        free_bytes = _free_bytes(link, root)
+        free_bytes = free_bytes_there(link, root)
         if free_bytes < missing_bytes + SPARE_BYTES:
             raise DeviceError(
                 f"{link.host.name} has {data_size(free_bytes)} free in {root}; the files to measure take"
@@ -89,12 +89,13 @@ def push_cargo(link: Link, root: str, cargo: Iterable[Cargo], watcher: Watcher) 
             )
         if any(file.target.startswith(f"{root}/data/") for file in files):
             watcher.say(f"questions go to {link.host.name} with it; `devices clean` removes them there")
-        _send(link, files, watcher, missing_bytes)
+        send(link, files, watcher, missing_bytes)
     for target, text in {where: text for item in items for where, text in item.manifests}.items():
         link.put(target, text)
 
 
-def _send(link: Link, files: Sequence[File], watcher: Watcher, missing_bytes: int) -> None:
+def send(link: Link, files: Sequence[File], watcher: Watcher, missing_bytes: int) -> None:
+    """Push files in turn, with progress over all of them."""
     total_bytes = sum(file.size_bytes for file in files) or 1
     watcher.stage(f"sending {data_size(missing_bytes)} to {link.host.name}, % there", 100)
     n_done, before_bytes = 0, 0
@@ -115,7 +116,8 @@ def _send(link: Link, files: Sequence[File], watcher: Watcher, missing_bytes: in
         before_bytes += file.size_bytes
 
 
-def _sizes_there(link: Link, targets: Sequence[str]) -> list[int]:
+def sizes_there(link: Link, targets: Sequence[str]) -> list[int]:
+    """How much of each file is there, or on its way."""
     script = 'for f; do wc -c <"$f" 2>/dev/null || wc -c <"$f.part" 2>/dev/null || echo 0; done'
     told = link.run(["sh", "-c", script, "sh", *targets]).split()
     return (
@@ -125,7 +127,8 @@ def _sizes_there(link: Link, targets: Sequence[str]) -> list[int]:
     )
 
 
-def _free_bytes(link: Link, root: str) -> int:
+def free_bytes_there(link: Link, root: str) -> int:
+    """Bytes free in a folder there."""
     told = link.run(["df", "-Pk", root]).splitlines()
     try:
         return 1024 * int(told[-1].split()[3])
@@ -133,7 +136,8 @@ def _free_bytes(link: Link, root: str) -> int:
         raise DeviceError(f"{link.host.name}: df does not tell how much is free in {root}") from None
 
 
-def _model_files(artifact: Artifact, target: str) -> list[File]:
+def model_files(artifact: Artifact, target: str) -> list[File]:
+    """The files of an artifact, the first of them at `target`."""
     path = artifact.path
     if path.is_dir():
         return [_file(f, f"{target}/{f.relative_to(path).as_posix()}") for f in artifact_files(path)]

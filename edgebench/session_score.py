@@ -27,10 +27,10 @@ def measure_accuracy(
     """Every group the runs lack, run by run."""
     todo = []
     for cell in cells:
-        if missing := _missing_groups(cell, store):
+        if missing := missing_groups(cell, store):
             todo.append((cell, missing))
         else:
-            _finish(cell, store, watcher)
+            finish(cell, store, watcher)
     if not todo:
         return
     n_answers = sum(cell.job.n_answers(cell.job.groups[i]) for cell, missing in todo for i in missing)
@@ -39,10 +39,11 @@ def measure_accuracy(
     for cell, missing in todo:
         with recorded(cell, store, watcher, outcome, set()):
             _score(cell, missing, plan, store, watcher, sensors)
-            _finish(cell, store, watcher)
+            finish(cell, store, watcher)
 
 
-def _finish(cell: Cell, store: Store, watcher: Watcher) -> None:
+def finish(cell: Cell, store: Store, watcher: Watcher) -> None:
+    """Close a run whose answers are all there."""
     close(cell, store)
     suite = cell.job.suite
     if suite is not None and suite.asks_for_submission:
@@ -50,7 +51,7 @@ def _finish(cell: Cell, store: Store, watcher: Watcher) -> None:
         watcher.say(f"answers to hand in: {path}")
 
 
-def _missing_groups(cell: Cell, store: Store) -> list[int]:
+def missing_groups(cell: Cell, store: Store) -> list[int]:
     """Groups asked for and not stored; a group is stored whole or not at all."""
     answered = store.answered(cell.run_id)
     asked = cell.job.groups[: cell.job.n_groups]
@@ -79,7 +80,7 @@ def _score(
         "kind": "accuracy",
         **engine_of(cell, plan),
         **cell.job.as_work(),
-        "wanted": _in_order(cell, missing, LOOK_EVERY if target is not None else len(missing)),
+        "wanted": in_order(cell, missing, LOOK_EVERY if target is not None else len(missing)),
     }
     clock = Clock.of_run(cell.started_unix_s)
     flushed: dict[str, int] = {}
@@ -97,7 +98,7 @@ def _score(
                     store.set_baseline(cell.run_id, message["baseline_rss_bytes"])
                     store.add_readings(cell.run_id, "load", "s", [(at_s, message["load_s"])])
                     continue
-                rows = _graded(message, cell)
+                rows = graded_rows(message, cell)
                 store.add_answers(cell.run_id, rows)
                 asked.count(rows, now_s)
                 store.add_readings(cell.run_id, "scoring_group", "s", [(at_s, message["group_s"])])
@@ -148,7 +149,7 @@ def _store_window(
     store.add_windows(cell.run_id, rows)
 
 
-def _in_order(cell: Cell, missing: Sequence[int], n_block: int) -> list[int]:
+def in_order(cell: Cell, missing: Sequence[int], n_block: int) -> list[int]:
     """Groups that begin alike one after the other, within blocks of `n_block` of the stratified order."""
     order: list[int] = []
     for begin in range(0, len(missing), n_block):
@@ -177,7 +178,8 @@ def _interval_watch(cell: Cell, store: Store, target: float) -> Callable[[Sequen
     return enough
 
 
-def _graded(message: Mapping[str, Any], cell: Cell) -> list[dict[str, Any]]:
+def graded_rows(message: Mapping[str, Any], cell: Cell) -> list[dict[str, Any]]:
+    """A group's answers as rows of the database; InvalidRun for figures that are none."""
     questions = {q.id: q for q in cell.job.groups[message["group"]]}
     rows = []
     for answer in message["answers"]:

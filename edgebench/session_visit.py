@@ -139,7 +139,7 @@ class Visit:
             for earlier, later in itertools.pairwise((before, *between, after)):
                 flags += flags_between(earlier, later)
         trial = {
-            **_trial_columns(message, self.clock),
+            **trial_columns(message, self.clock),
             **self.load,
             **self.sensors.metering.trial_columns(self.recorder, message["start_s"], message["end_s"]),
             "round_index": self.round_index,
@@ -150,7 +150,7 @@ class Visit:
             "peak_rss_file_bytes": max((m.file_bytes + m.shmem_bytes for m in seen), default=None),
             "peak_vram_bytes": max((m.gpu_bytes for m in seen if m.gpu_bytes is not None), default=None),
             "pss_bytes": pss.pss_bytes if pss else None,
-            "kv_cache_predicted_bytes": self._predicted_cache_bytes(message["n_ctx"]),
+            "kv_cache_predicted_bytes": predicted_cache_bytes(self.cell, message["n_ctx"]),
             "temperature_start_c": before.temperature_c if before else None,
             "temperature_end_c": after.temperature_c if after else None,
             "frequency_start_hz": before.frequency_hz if before else None,
@@ -214,20 +214,22 @@ class Visit:
             evict(path)
         return resident_share(path)
 
-    def _predicted_cache_bytes(self, n_ctx: int) -> int | None:
-        per_token = self.cell.artifact.kv_bytes_per_token
-        if not per_token:
-            return None
-        settings = Settings(**self.cell.job.config["settings"])
-        sizes = [BYTES_PER_CACHED_VALUE[kind] for kind in (settings.type_k, settings.type_v)]
-        # The file's figure is of an f16 cache: two bytes a value, keys and values alike.
-        return round(n_ctx * per_token * sum(sizes) / (2 * BYTES_PER_CACHED_VALUE["f16"]))
-
     def _flush(self) -> None:
         """Store what the sensors said since the last time."""
         flush_readings(
             self.recorder, self.sensors.metering, self.clock, self.cell.run_id, self.store, self.flushed
         )
+
+
+def predicted_cache_bytes(cell: Cell, n_ctx: int) -> int | None:
+    """What the keys and values of so many cells should take."""
+    per_token = cell.artifact.kv_bytes_per_token
+    if not per_token:
+        return None
+    settings = Settings(**cell.job.config["settings"])
+    sizes = [BYTES_PER_CACHED_VALUE[kind] for kind in (settings.type_k, settings.type_v)]
+    # The file's figure is of an f16 cache: two bytes a value, keys and values alike.
+    return round(n_ctx * per_token * sum(sizes) / (2 * BYTES_PER_CACHED_VALUE["f16"]))
 
 
 def flush_readings(
@@ -268,7 +270,8 @@ def _workload_todo(job: Job, i: int, repetitions: list[int], seed: int) -> dict[
     }
 
 
-def _trial_columns(message: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
+def trial_columns(message: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
+    """Of a `trial` message, what is stored as it is."""
     copied = (
         *("test", "phase", "repetition", "n_prompt", "n_gen", "n_depth", "prefill_s", "decode_s", "ttft_s"),
         *("total_s", "engine_s", "foreign_cpu_s", "canary_before_s", "canary_after_s"),

@@ -3,7 +3,7 @@
 It holds the engine and little else, so that its memory is the model's. It talks in JSON lines:
 
     in   first the job, then one `ok` line for every message that asks for it
-    out  loaded · trial · answers · checked · progress · result · done · error
+    out  loaded · trial · answers · checked · laid · chat_prompt · progress · result · done · error
 
 After a message that wants an `ok` it stands still, so the parent can read its memory and write to the
 database without disturbing a measurement. When its input closes, the parent is gone, and so is it.
@@ -26,7 +26,7 @@ from edgebench.core.engine import Quantizer, Runner, Session, TextSession
 from edgebench.core.errors import EdgebenchError
 from edgebench.core.types import Settings, Workload
 from edgebench.devices.memory import read_memory
-from edgebench.session_accuracy import score_groups
+from edgebench.session_accuracy import Layout, score_groups
 from edgebench.session_performance import Canary, engine_pid, measure
 from edgebench.session_text import score_texts
 
@@ -164,6 +164,31 @@ def _accuracy(job: Mapping[str, Any], wire: Wire) -> None:
             wire.ask({"type": "answers", "pid": engine_pid(session), **result})
 
 
+def _layout(job: Mapping[str, Any], wire: Wire) -> None:
+    """What another computer's engine is to be given: prompts as this computer's tokenizer makes them."""
+    with _load(job, wire) as session:
+        if text := job.get("chat_text"):
+            prompt = session.chat_prompt(text)[0]
+            # An engine that has a tokenizer there is given the text; another one the tokens.
+            tokens, enders = session.tokenize(prompt), getattr(session, "enders", [])
+            wire.ask({"type": "chat_prompt", "text": prompt, "tokens": tokens, "enders": enders})
+        if not job.get("wanted"):
+            return
+        layout = Layout(session, job)
+        for index in job["wanted"]:
+            laid = layout.of(index)
+            wire.ask(
+                {
+                    "type": "laid",
+                    **laid.told(job, [{}] * len(laid.items)),
+                    "items": [[list(context), [list(c) for c in ends]] for context, ends in laid.items],
+                    "shared": list(laid.shared),
+                    "n_ctx": max(layout.n_ctx, laid.n_ctx),
+                    "n_seq_max": layout.n_seq_max,
+                }
+            )
+
+
 CALLS = {
     "merge": "edgebench.quantize.adapter:merge",
     "convert": "edgebench.quantize.gguf_convert:convert",
@@ -181,6 +206,7 @@ JOBS: dict[str, Callable[[Mapping[str, Any], Wire], None]] = {
     "accuracy": _accuracy,
     "check": _check,
     "encode": _encode,
+    "layout": _layout,
     "quantize": _quantize,
     **dict.fromkeys(CALLS, _call),
 }

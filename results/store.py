@@ -89,6 +89,7 @@ class Store(DamageStore, MeasurementStore):
         git_commit: str | None = None,
         git_dirty: bool | None = None,
         command: str | None = None,
+        timing_source: str = "host",
     ) -> str:
         """Begin a run; its id."""
         run_id = new_ulid()
@@ -111,6 +112,7 @@ class Store(DamageStore, MeasurementStore):
             "git_commit": git_commit,
             "git_dirty": git_dirty,
             "command": command,
+            "timing_source": timing_source,
             "started_at": now(),
             "edgebench_version": __version__,
         }

@@ -11,7 +11,7 @@ from edgebench.core.errors import EdgebenchError
 
 CACHE_PARTS = (
     *("models", "hub", "suites", "checkpoints", "artifacts", "manifests"),
-    *("wheels", "sdists", "source", "tools", "environments", "work", "limits"),
+    *("wheels", "sdists", "source", "tools", "environments", "work", "limits", "native", "batches"),
 )
 """What the cache holds, a folder each."""
 

@@ -164,6 +164,8 @@ class Settings:
     """Index or UUID of the GPU, where one is used; None: the first."""
     server: str | None = None
     """URL of a server that runs already, for the engine that asks one."""
+    cpu_mask: str | None = None
+    """Processors the threads may use, in hex: `f0` or `0xf0`; None: any."""
 
     @property
     def on_gpu(self) -> bool:
