@@ -316,6 +316,18 @@ def tiny_checkpoint(
 
 
 @pytest.fixture(scope="session")
+def native_program() -> Any:
+    """`edgebench-native` for this computer, a `Built`: made once (minutes) into the developer's cache."""
+    from edgebench.core.errors import EdgebenchError
+    from edgebench.runners.native_build import build_here
+
+    try:
+        return build_here(lambda line: print(line, file=sys.stderr))
+    except EdgebenchError as error:
+        pytest.skip(f"the native program is not there and can't be built: {error.message} ({error.hint})")
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real benchmark questions, which lies beside the repository."""
     folder = ROOT.parent / "shared" / "data"

@@ -1,4 +1,4 @@
-"""`models`, `runners`, `cache`: what there is."""
+"""`models`, `cache`: what there is."""
 
 from pathlib import Path
 
@@ -66,84 +66,6 @@ def models_add(path: Path, name: str | None, output: str) -> None:
 
     artifact = add_model(path, name)
     emit_one(show_model(artifact.model, remark), output, artifact.model)
-
-
-@click.group(
-    epilog=examples(
-        "edgebench runners list -o json",
-        "edgebench runners build",
-        "edgebench runners build --target cuda --dry-run",
-    )
-)
-def runners() -> None:
-    """Engines: what runs a model here, and how to get what does not yet."""
-
-
-@runners.command("list", epilog=examples("edgebench runners list -o json"))
-@output_option
-def runners_list(output: str) -> None:
-    """Every engine, usable here or not, and the command that makes it usable."""
-    from edgebench.session_catalog import list_runners
-
-    columns = [
-        Column("name", "name"),
-        Column("available", "available", yes_no),
-        Column("version", "version"),
-        Column("backends", "computes on", ", ".join),
-        Column("why", "why not"),
-        Column("install", "install with"),
-    ]
-    emit(list_runners(), columns, output)
-
-
-@runners.command(
-    "build",
-    epilog=examples(
-        "edgebench runners build llama_cpp",
-        "edgebench runners build --target cuda --dry-run",
-        "edgebench runners build --target vulkan",
-        "edgebench runners build onnx",
-    ),
-)
-@click.argument("name", default="llama_cpp")
-@click.option(
-    "--target",
-    type=click.Choice(["cpu", "cuda", "vulkan", "metal"]),
-    help="What llama_cpp is built for; its CMAKE_ARGS are added to yours.  [default: any build will do]",
-)
-@click.option(
-    "--dry-run",
-    "--explain",
-    "dry_run",
-    is_flag=True,
-    help="Say what would be done, what it takes and what is missing; do nothing.",
-)
-@output_option
-def runners_build(name: str, target: str | None, dry_run: bool, output: str) -> None:
-    """Make an engine usable: build llama_cpp, or make the environment another one works in.
-
-    A built wheel is kept, so this is done once for a version, a processor and a target. An engine that works
-    is replaced only by a wheel that is whole and loads. -o is for --dry-run.
-    """
-    from edgebench.session_catalog import build_runner, explain_build
-
-    if dry_run:
-        told = explain_build(name, target)
-        emit_one(told, output, f"runners build {name}")
-        for what, install in told.get("missing", {}).items():
-            remark(f"missing: {what}" + (f"; install with: {install}" if install else ""))
-        return
-
-    last = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if total and done * 20 // total > last:
-            last = done * 20 // total
-            remark(f"  {done}/{total} compiled")
-
-    build_runner(name, target, remark, progress)
-    remark(f"{name} is ready" + (f" for {target}" if target else ""))
 
 
 @click.group(

@@ -26,11 +26,12 @@ Say = Callable[[str], None]
 _FOLDER = Path(__file__).with_name("environments")
 _OVER = {"genai": "export"}
 """Environment -> the one it is laid over."""
-_DISK_BYTES = {"export": 4 * 10**9, "genai": 10**9}
+_DISK_BYTES = {"export": 4 * 10**9, "genai": 10**9, "native": 10**9}
 """Free disk that making one takes, pip's own downloads included."""
 _TITLES = {
     "export": "ONNX export, torch, adapters: 0.5 GB to fetch, 1.3 GB on disk",
     "genai": "onnxruntime-genai's model builder: 0.1 GB to fetch",
+    "native": "zig and cmake, which build programs for phones: 0.2 GB to fetch, 0.6 GB on disk",
 }
 
 QUIET = {

@@ -95,3 +95,118 @@ def test_cuda_for_onnx_names_the_environments_own_pip(edgebench: Any) -> None:
     done = edgebench("runners", "build", "onnx_genai", "--target", "cuda")
     assert done.returncode == 2
     assert "python -m pip install onnxruntime-genai-cuda" in done.stderr
+
+
+def test_native_programs_are_explained_and_nothing_is_made(
+    edgebench: Any, bare: Mapping[str, str], tmp_path: Path
+) -> None:
+    args = ("runners", "build", "--target", "android-arm64", "--dry-run", "-o", "json")
+    done = edgebench(*args, env=bare)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["runner"], told["target"], told["toolchain"]) == ("llama_native", "android-arm64", "zig")
+    assert list(told["todo"]) == ["armv8.2-a+dotprod+fp16+i8mm", "armv8.2-a+dotprod+fp16", "armv8-a"]
+    assert (told["possible"], told["missing"]) == (True, {})  # zig and cmake are fetched
+    gcc = json.loads(edgebench(*args, "--toolchain", "gcc", "--level", "armv8-a", env=bare).stdout)
+    assert list(gcc["todo"]) == ["armv8-a"]
+    assert gcc["possible"] is False
+    assert gcc["missing"]["there is no gcc for arm64 here"].startswith("apt install g++-aarch64-linux-gnu;")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        (
+            ("native", "--target", "cuda"),
+            "compute on the processor, not with cuda",
+            "build llama_cpp --target cuda",
+        ),
+        (
+            ("onnx", "--target", "android-arm64"),
+            "onnx is not built for android-arm64",
+            "build native --target",
+        ),
+        (("--level", "all"), "--level is for native programs", "runners build native"),
+        (("torch", "--toolchain", "zig"), "--toolchain is for native programs", "runners build native"),
+        (("--program", "llama-bench"), "--program is for native programs", "runners build native"),
+        (("--target", "android-arm64", "--level", "armv9"), "unknown level 'armv9'", "armv8-a"),
+        (("onnx_native", "--level", "all"), "onnx_native has no levels", "leave --level and --program out"),
+    ],
+)
+def test_what_fits_nothing_is_refused_in_two_lines(
+    edgebench: Any, args: tuple[str, ...], message: str, hint: str
+) -> None:
+    done = edgebench("runners", "build", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert message in first
+    assert hint in second
+
+
+@pytest.mark.engine
+def test_a_missing_toolchain_is_one_clear_line(edgebench: Any) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: edgebench runners build")
+    args = ("--target", "android-arm64", "--toolchain", "ndk")
+    done = edgebench("runners", "build", *args, env={"ANDROID_NDK_HOME": "/nowhere"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-2:] == [
+        "error: there is no Android NDK: $ANDROID_NDK_HOME names no folder that has one",
+        "hint:  --toolchain zig needs none",
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_export_is_refused(edgebench: Any, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "native.zip"
+    if content is not None:
+        file.write_bytes(content)
+    cache = tmp_path / "cache"
+    done = edgebench("runners", "import", file, env={"EDGEBENCH_CACHE": str(cache)})
+    assert (done.returncode, done.stdout) == (2, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert "native.zip" in first
+    assert "edgebench runners export" in second
+    assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+@pytest.mark.engine
+def test_there_is_nothing_to_export_from_an_empty_cache(edgebench: Any, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: edgebench runners build")
+    done = edgebench("runners", "export", "native.zip", env={"EDGEBENCH_CACHE": str(tmp_path / "cache")})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is nothing to export: it is not built yet" in done.stderr
+    assert not (tmp_path / "native.zip").exists()
+
+
+def listed(edgebench: Any, env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    done = edgebench("runners", "list", "-o", "json", env=env)
+    return {row["name"]: row for row in json.loads(done.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_native_programs_travel_from_one_computer_to_another(
+    edgebench: Any, native_program: Any, tmp_path: Path
+) -> None:
+    built = edgebench("runners", "build", "native", "-o", "json")
+    assert built.returncode == 0, built.stderr
+    (row,) = json.loads(built.stdout)
+    assert (row["program"], row["sha256"]) == ("edgebench-native", native_program.sha256)
+    assert (row["target"], row["level"]) == (native_program.target, native_program.level)
+    assert row["size_bytes"] == Path(row["path"]).stat().st_size
+    told = edgebench("runners", "export", "native.zip", "--target", row["target"], "-o", "json")
+    assert told.returncode == 0, told.stderr
+    assert row["sha256"] in [one["sha256"] for one in json.loads(told.stdout)]
+    another = {"EDGEBENCH_CACHE": str(tmp_path / "another computer's")}
+    runner = listed(edgebench, another)
+    assert runner["llama_native"]["why"] == "it is not built for this computer yet"
+    assert runner["llama_native"]["install"] == "edgebench runners build native"
+    taken = edgebench("runners", "import", "native.zip", "-o", "json", env=another)
+    assert taken.returncode == 0, taken.stderr
+    assert json.loads(taken.stdout) == json.loads(told.stdout)
+    runner = listed(edgebench, another)
+    assert runner["llama_native"]["available"]
+    again = edgebench("runners", "build", "native", "-o", "json", env=another | {"PATH": ""})
+    assert json.loads(again.stdout)[0]["sha256"] == row["sha256"]  # no compiler was asked

@@ -21,7 +21,7 @@ def test_each_load_gives_a_fresh_instance() -> None:
 def test_unknown_plug_in_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown runner 'lama_cpp'") as caught:
         registry.load("runners", "lama_cpp")
-    assert caught.value.hint == "did you mean llama_cpp or llama_server?"
+    assert caught.value.hint == "did you mean llama_cpp or llama_server or llama_native?"
 
 
 def test_plug_in_that_cannot_be_imported_is_a_missing_dependency(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def run(tool: Tool, code: str) -> str:
 
 
 def test_every_environment_pins_its_whole_closure() -> None:
-    assert tool_names() == ["export", "genai"]
+    assert tool_names() == ["export", "genai", "native"]
     for name in tool_names():
         assert tool_title(name)
         lines = (Path(tool_env.__file__).with_name("environments") / f"{name}.txt").read_text().splitlines()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgebench.core.errors import MissingDependency
-from edgebench.runners import engine_build
+from edgebench.runners import engine_build, engine_target
 from edgebench.runners.engine_build import (
     build_step,
     ensure,
@@ -280,6 +280,7 @@ def test_explanation_is_what_would_be_done_and_does_none_of_it(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_nvcc(tmp_path, monkeypatch)
+    monkeypatch.setattr(engine_target, "cpu_flags", lambda: ["avx2"])
     told = explain(Target.CUDA)
     assert (told["possible"], told["missing"], told["cmake_args"]) == (True, {}, "-DGGML_CUDA=ON")
     assert told["found"]["CUDA's compiler nvcc"].endswith("nvcc 12.4")
