@@ -13,17 +13,19 @@ from edgebench.core.host import JobLook, JobState
 LOOK_BYTES = 2**20
 """Of a log, at most, in one look."""
 
-# The lock is inherited by the job. A command in the background ignores SIGINT, so jobs are stopped by
-# SIGTERM; its shell outlives that to write the exit status down.
+# The lock is inherited by the job. It is opened by a redirection of the group, since mksh keeps to itself
+# what `exec 9>>` opens; and flock is given the descriptor, since toybox's takes no file. A command in the
+# background ignores SIGINT, so jobs are stopped by SIGTERM; its shell outlives that to write the exit status.
 _START = r"""
 mkdir -p "$1/runs/$2" && cd "$1/runs/$2" || exit 1
-exec 9>>"$1/lock"
-flock -n 9 || { echo "busy $(cat "$1/current")"; exit 0; }
-rm -f rc pid && : >log && : >errors && echo "$2" >"$1/current" || exit 1
-shift 2
-setsid sh -c 'echo $$ >pid; trap : TERM HUP; "$@" >>log 2>>errors; echo $? >rc.part; mv rc.part rc' \
-  sh "$@" </dev/null >/dev/null 2>&1 &
-echo started
+{
+  flock -n 9 || { echo "busy $(cat "$1/current")"; exit 0; }
+  rm -f rc pid && : >log && : >errors && echo "$2" >"$1/current" || exit 1
+  shift 2
+  setsid sh -c 'echo $$ >pid; trap : TERM HUP; "$@" >>log 2>>errors; echo $? >rc.part; mv rc.part rc' \
+    sh "$@" </dev/null >/dev/null 2>&1 &
+  echo started
+} 9>>"$1/lock"
 """
 _LOOK = r"""
 cd "$1/runs/$2" 2>/dev/null || { echo absent; exit 0; }
@@ -33,14 +35,14 @@ state() {
 }
 ours=no; [ "$(cat "$1/current" 2>/dev/null)" = "$2" ] && ours=yes
 if ! state; then
-  if [ $ours = yes ] && ! flock -n "$1/lock" true; then echo running
+  if [ $ours = yes ] && ! flock -n 9 9>>"$1/lock"; then echo running
   elif ! state; then if [ -f log ]; then echo dead; else echo absent; fi; fi
 fi
 [ ! -f log ] || tail -c "+$(($3 + 1))" log | head -c "$4"
 """
 _STOP = r"""
 cd "$1/runs/$2" 2>/dev/null || exit 0
-[ "$(cat "$1/current")" = "$2" ] && ! flock -n "$1/lock" true && [ -s pid ] || exit 0
+[ "$(cat "$1/current")" = "$2" ] && ! flock -n 9 9>>"$1/lock" && [ -s pid ] || exit 0
 kill -s TERM -- "-$(cat pid)" 2>/dev/null || true
 """
 

@@ -212,7 +212,7 @@ def host_folder(name: str, watcher: Watcher) -> tuple[str, int]:
 def clean_host(name: str, watcher: Watcher) -> None:
     """Remove that folder; DeviceError while something runs there, or when it isn't edgebench's."""
     script = (
-        'flock -n "$1/lock" true || { echo busy; exit 0; }\n'
+        'flock -n 9 9>>"$1/lock" || { echo busy; exit 0; }\n'
         '[ -f "$1/.edgebench-host" ] && rm -rf -- "$1" && echo removed'
     )
     with reach(name, watcher) as link:

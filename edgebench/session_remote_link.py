@@ -70,7 +70,7 @@ class Link:
 
     def check_idle(self, root: str, *, but: str) -> None:
         """DeviceError when a job runs there, unless it is `but`: not even files are sent beside one."""
-        script = '[ ! -e "$1/lock" ] || flock -n "$1/lock" true || cat "$1/current"'
+        script = '[ ! -e "$1/lock" ] || flock -n 9 9>>"$1/lock" || cat "$1/current"'
         running = self.run(["sh", "-c", script, "sh", root]).strip()
         if running not in ("", but):
             raise self._busy(running)

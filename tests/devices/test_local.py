@@ -84,5 +84,5 @@ def test_every_profile_can_be_read() -> None:
     for name in profile_names():
         profile = find_profile(name)
         assert profile.name
-        assert profile.transport in {"local", "adb", "ssh"}
+        assert profile.transport in {"local", "adb", "ssh", "import"}
     assert all(path.stem in profile_names() for path in profiles._FOLDER.glob("*.toml"))
