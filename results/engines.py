@@ -85,7 +85,7 @@ def by_engine(
     models = sorted({row.model for row in rows})
     if len(models) > 1:
         raise UsageError(f"{len(models)} models can't share a base: {', '.join(models)}", "name one: -m")
-    weights = _weights(store)
+    weights = weights_of(store)
     chosen = _base(rows, weights, base)
     same = [row for row in rows if weights[row.artifact_id] == weights[chosen.artifact_id]]
     if len({row.engine for row in same}) < 2:
@@ -96,7 +96,7 @@ def by_engine(
             " of one model: edgebench run -m FILE --runner NAME -fa off -ctk f32 -ctv f32",
         )
     against = EngineRow(row=chosen, parity=None, flips=None, noise=noise_floor(store, chosen), ratios=())
-    others = tuple(_compared(store, chosen, row) for row in same if row is not chosen)
+    others = tuple(compared(store, chosen, row) for row in same if row is not chosen)
     left_out = tuple((title(row), _why(row, chosen)) for row in rows if row not in same)
     return EngineTable(base=against, engines=(against, *others), left_out=left_out)
 
@@ -106,7 +106,7 @@ def title(row: LevelRow) -> str:
     return f"{row.engine} {row.label}"
 
 
-def _weights(store: Store) -> dict[str, tuple[str, str]]:
+def weights_of(store: Store) -> dict[str, tuple[str, str]]:
     """Artifact -> what its weights are: the file itself, or what a whole level was made from."""
     known = {row["id"]: row for row in store.rows(_PARENTS)}
 
@@ -153,7 +153,8 @@ def _why(row: LevelRow, base: LevelRow) -> str:
     return f"other weights than {title(base)}: quantized levels are compared as the same file only"
 
 
-def _compared(store: Store, base: LevelRow, row: LevelRow) -> EngineRow:
+def compared(store: Store, base: LevelRow, row: LevelRow) -> EngineRow:
+    """A row against the base: answers first, and costs only behind them."""
     found = parity(store, base.accuracy, row.accuracy)
     changed = flips(store, base.accuracy, row.accuracy) if base.accuracy and row.accuracy else None
     ratios = _costs(base, row)

@@ -285,7 +285,7 @@ def _level(
         "tpot_s": speed.get((str(chat), "tpot_s")),
         "peak_rss_bytes": speed.get((WHOLE_RUN, "peak_rss_bytes")),
         **_energy_figures(speed, tests),
-        **{name: answers.get((asked, name)) for name in ("energy_j_per_question", "energy_j_per_correct")},
+        **{name: answers.get((asked, name)) for name in _OF_ANSWERS},
         "load_s": speed.get((WHOLE_RUN, "load_s")),
         **{metric: answers.get((asked, metric)) for metric in HEADLINES.values()},
     }
@@ -315,6 +315,9 @@ def _level(
     )
 
 
+_OF_ANSWERS = ("energy_j_per_question", "energy_j_per_correct", "questions_per_charge")
+
+
 def _energy_figures(speed: Summaries, tests: Mapping[str, str | None]) -> dict[str, Estimate | None]:
     """Joules of the tests that stand for the row, and the share of the device's limits they reach."""
     decode, prefill = str(tests["decode_tokens_per_s"]), str(tests["prefill_tokens_per_s"])
@@ -322,6 +325,7 @@ def _energy_figures(speed: Summaries, tests: Mapping[str, str | None]) -> dict[s
         "energy_j_per_token": speed.get((decode, "energy_j_per_token")),
         "energy_j_per_prompt_token": speed.get((prefill, "energy_j_per_prompt_token")),
         "energy_j_per_request": speed.get((str(tests["ttft_s"]), "energy_j_per_request")),
+        "battery_percent_per_1k_tokens": speed.get((decode, "battery_percent_per_1k_tokens")),
         "mbu": speed.get((decode, "mbu")),
         "mfu": speed.get((prefill, "mfu")),
     }

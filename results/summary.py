@@ -6,6 +6,7 @@ from typing import Any
 from edgebench.core.stats import Estimate
 from edgebench.core.types import Mode
 from edgebench.results.accuracy_summary import accuracy_figures
+from edgebench.results.battery_summary import battery_figures, full_charge_j
 from edgebench.results.energy_summary import energy_figures
 from edgebench.results.performance_summary import WHOLE_RUN, Figure, performance_figures, run_flags
 from edgebench.results.records import RunRow
@@ -25,6 +26,8 @@ def summarise(store: Store, run_id: str) -> None:
     run = store.run(run_id)
     performance = run.mode is Mode.PERFORMANCE
     found = list(performance_figures(store, run) if performance else _accuracy(store, run))
+    full_j = full_charge_j(store, run.id)
+    found += battery_figures(store.windows(run.id), full_j, run.suite_id or WHOLE_RUN)
     store.replace_summary(run.id, [row for figure in found for row in _row(*figure)])
     store.set_flags(run.id, run_flags(store, run) if performance else [])
 

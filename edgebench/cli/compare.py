@@ -57,19 +57,21 @@ asking_filters = [
         "edgebench compare --by quant --base q8_0 -o md",
         "edgebench compare --by quant --margin 0.01",
         "edgebench compare --by engine -m smollm2-135m --suite mmlu-medical",
+        "edgebench compare --by device -m smollm2-135m --suite everyday",
         "edgebench compare 01JD9A 01JD9B",
     )
 )
 @click.argument("runs", nargs=-1)
 @click.option(
     "--by",
-    type=click.Choice(["quant", "engine"]),
-    help="Every level of a model against the widest one, or every engine that ran the same weights.",
+    type=click.Choice(["quant", "engine", "device"]),
+    help="Every level of a model against the widest one, every engine that ran the same weights, or every"
+    " device that ran the same file.",
 )
 @click.option(
     "--base",
-    help="The level, engine or engine's run to compare with."
-    "  [default: most bits per weight; torch, else llama_cpp]",
+    help="The level, engine, engine's run or device to compare with."
+    "  [default: most bits per weight; torch, else llama_cpp; the device with most answers]",
 )
 @click.option(
     "--margin",
@@ -96,14 +98,15 @@ def compare(
 ) -> None:
     """Compare levels, engines, or two RUNs: paired answers, ratios of medians, honest verdicts."""
     from edgebench.results.compare import by_quant, two_runs
+    from edgebench.results.devices import accepted, by_device
     from edgebench.results.engines import by_engine
     from edgebench.results.store import Store
 
     if by is None and len(runs) != 2:
         raise UsageError(
-            "compare takes two runs, --by quant or --by engine", "edgebench runs list shows the runs"
+            "compare takes two runs, --by quant, engine or device", "edgebench runs list shows the runs"
         )
-    if by == "engine" and margin is not None:
+    if by in ("engine", "device") and margin is not None:
         raise UsageError("--margin is of levels and of two runs", "engines have a parity gate of their own")
     with Store.open_readonly(db) as store:
         if by is None:
@@ -120,8 +123,15 @@ def compare(
         }
         if by == "quant":
             emit_levels([by_quant(store, **asked, margin=margin).levels], output, margin)
-        else:
+        elif by == "engine":
             emit_engines(by_engine(store, **asked), output)
+        else:
+            if asked.pop("device"):
+                raise UsageError("--by device compares devices: --device keeps to one", "--base names one")
+            table = by_device(store, **{**asked, "base": device_id(base)})
+            emit_engines(table, output)
+            for line in accepted(table):
+                remark(line)
 
 
 def device_id(name: str | None) -> str | None:

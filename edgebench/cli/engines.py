@@ -38,7 +38,9 @@ def emit_engines(table: Any, output: str) -> None:
     else:
         shown = [_told(row) for row in rows]
         base = table.base.row
-        emit(shown, _parity_columns(shown), output, f"{_what(base)}: parity with {base.engine} {base.label}")
+        on = f" on {base.device_id}" if len({row["device"] for row in rows}) > 1 else ""
+        parity = f"{_what(base)}: parity with {base.engine} {base.label}{on}"
+        emit(shown, _parity_columns(shown), output, parity)
         if any(row["runs"]["performance"] for row in rows):
             if output == "md":
                 click.echo()
@@ -46,7 +48,7 @@ def emit_engines(table: Any, output: str) -> None:
                 shown,
                 _cost_columns(shown),
                 output,
-                f"{base.model} on {base.device_id}: speed, memory, energy",
+                f"{base.model}{on or f' on {base.device_id}'}: speed, memory, energy",
             )
     _legend(table, rows)
 
@@ -119,6 +121,7 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
 
 def _parity_columns(shown: Sequence[Mapping[str, Any]]) -> list[Column]:
     columns = [
+        *_device_column(shown),
         Column("engine", "engine"),
         Column("level", "level"),
         Column("gate", "parity"),
@@ -137,6 +140,7 @@ def _cost_columns(shown: Sequence[Mapping[str, Any]]) -> list[Column]:
     """A column for every figure that some row has."""
     titles = dict.fromkeys(title for row in shown for title in row["costs"])
     columns = [
+        *_device_column(shown),
         Column("engine", "engine"),
         Column("level", "level"),
         Column("gate", "parity", lambda text: text.partition("\n")[0]),
@@ -145,6 +149,11 @@ def _cost_columns(shown: Sequence[Mapping[str, Any]]) -> list[Column]:
         Column("flags", "flags", "\n".join),
     ]
     return [column for column in columns if any(row[column.key] for row in shown)]
+
+
+def _device_column(shown: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Where there are several."""
+    return [Column("device", "device")] if len({row["device"] for row in shown}) > 1 else []
 
 
 def _costs(row: Mapping[str, Any]) -> dict[str, str]:

@@ -33,6 +33,8 @@ ENERGIES = {
     "energy_j_per_request": "J/request",
     "energy_j_per_question": "J/question",
     "energy_j_per_correct": "J/correct answer",
+    "battery_percent_per_1k_tokens": "battery % per 1000 tokens",
+    "questions_per_charge": "questions per charge",
 }
 """Energy figures and how their columns are called."""
 
