@@ -10,7 +10,7 @@ ENGINE := $(VENV)/.engine
 ROOMS := quantize runners devices results
 
 .DEFAULT_GOAL := help
-.PHONY: help check setup demo test lint types docs wheel clean
+.PHONY: help check setup demo phone test lint types docs wheel clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ demo: $(ENGINE) ## measure six levels of a small model on this computer: edgeben
 	$(BIN)/edgebench run --device local -m smollm2-135m --quant f16,q8_0,q5_0,q4_1,q4_0,q2_k \
 		--suite everyday --scorer cloze --noise-floor --db $(DB)
 	$(BIN)/edgebench pareto --db $(DB) --x decode_tokens_per_s --y acc --out pareto.png
+
+phone: $(INSTALLED) ## a stand-in phone for the tests that need one: made once, on Debian 12 as root (1 minute)
+	@cd tests/phone && "$(CURDIR)/$(BIN)/python" -m stand_in
 
 test: $(ENGINE) ## all tests; PYTEST_ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
-from edgebench.core.energy import Method
+from edgebench.core.energy import Method, SourceStatus
 from edgebench.core.engine import Prepares, Runner
 from edgebench.core.errors import EdgebenchError, MissingDependency, UsageError, nearest
 from edgebench.core.paths import CACHE_PARTS, cache_dir
@@ -15,7 +15,7 @@ from edgebench.core.tool_env import Tool, ensure_tool, find_tool, tool_names, to
 from edgebench.core.types import Settings
 from edgebench.devices.local import local_environment
 from edgebench.devices.meters.catalog import probe_all
-from edgebench.devices.profiles import find_profile, profile_names
+from edgebench.devices.profiles import find_profile, load_profile, profile_names
 from edgebench.devices.state import StateReader
 from edgebench.quantize.adopted import adopted_models
 from edgebench.quantize.catalog import fetch, shipped_models
@@ -173,48 +173,62 @@ def list_devices() -> list[dict[str, Any]]:
 
 
 def show_device(name: str) -> dict[str, Any]:
-    """A device's facts; for this computer, as they are now."""
-    profile = find_profile(name)
+    """A device's facts; for this computer, as they are now. What is not known is None."""
+    found = find_profile(name)
+    device: dict[str, Any] = {
+        "name": found.id if found.id in profile_names() else "local",
+        "id": found.id,
+        "title": found.name,
+        "kind": found.kind,
+        "transport": found.transport,
+        "soc": found.soc,
+        "memory_bytes": found.memory_bytes,
+    }
+    if found.id in profile_names():
+        told = dict.fromkeys(("os", "kernel", "governor", "on_battery", "virtual_machine"))
+        return {
+            **device,
+            **told,
+            "facts": dict(found.facts),
+            "how_reached": load_profile(found.id).how_reached,
+        }
     environment = local_environment()
     return {
-        "name": "local" if profile.transport == "local" else profile.id,
-        "id": profile.id,
-        "title": profile.name,
-        "kind": profile.kind,
-        "soc": profile.soc,
-        "memory_bytes": profile.memory_bytes,
+        **device,
         "os": environment.os,
         "kernel": environment.kernel,
         "governor": environment.governor,
         "on_battery": environment.on_battery,
         "virtual_machine": environment.facts.get("virtual_machine"),
+        "facts": dict(found.facts),
+        "how_reached": "edgebench run, without --device",
     }
 
 
 def probe_meters() -> list[dict[str, Any]]:
     """Every possible source of energy figures on this computer: usable, or why not and what would mend it."""
-    rows = []
-    for status in probe_all():
-        facts = status.facts
-        rows.append(
-            {
-                "source": status.source,
-                "title": status.title,
-                "scope": status.scope.value if status.scope else None,
-                "usable": status.usable,
-                "method": facts.method.value if facts else None,
-                "step": facts.step if facts else None,
-                "step_unit": None if facts is None else "J" if facts.method is Method.COUNTER else "W",
-                "update_s": facts.update_s if facts else None,
-                "minimum_s": facts.minimum_s if facts else None,
-                "accuracy": facts.accuracy if facts else None,
-                "evidence": facts.evidence.value if facts else None,
-                "reason": status.reason.value if status.reason else None,
-                "why": status.why or (facts.detail if facts else ""),
-                "fix": status.fix or None,
-            }
-        )
-    return rows
+    return [meter_row(status) for status in probe_all()]
+
+
+def meter_row(status: SourceStatus) -> dict[str, Any]:
+    """A source of energy figures, JSON-ready."""
+    facts = status.facts
+    return {
+        "source": status.source,
+        "title": status.title,
+        "scope": status.scope.value if status.scope else None,
+        "usable": status.usable,
+        "method": facts.method.value if facts else None,
+        "step": facts.step if facts else None,
+        "step_unit": None if facts is None else "J" if facts.method is Method.COUNTER else "W",
+        "update_s": facts.update_s if facts else None,
+        "minimum_s": facts.minimum_s if facts else None,
+        "accuracy": facts.accuracy if facts else None,
+        "evidence": facts.evidence.value if facts else None,
+        "reason": status.reason.value if status.reason else None,
+        "why": status.why or (facts.detail if facts else ""),
+        "fix": status.fix or None,
+    }
 
 
 def probe_state() -> dict[str, Any]:

@@ -12,8 +12,10 @@ from edgebench.cli import (
     devices,
     measure,
     order,
+    phones,
     quantize,
     reproduce,
+    runners,
     runs,
     suites,
     sustained,
@@ -32,6 +34,7 @@ Examples:
   edgebench quantize smollm2-135m --to q8_0,q4_k_m  make levels, measure what each one lost
   edgebench compare --by quant                      what each level costs and gives
   edgebench pareto --x decode_tokens_per_s --y acc --out front.png
+  edgebench run --device pixel8 -m smollm2-135m     the same on a phone: USB cable or Wi-Fi, no app, no root
 
 Every flag can also be set as EDGEBENCH_<VERB>_<FLAG> (EDGEBENCH_RUN_THREADS=4; --db and --data are
 EDGEBENCH_DB and EDGEBENCH_DATA) or in edgebench.toml; the flag wins, then the variable, then the file.
@@ -60,8 +63,8 @@ def app(debug: bool) -> None:
 for verb in (
     *(measure.run, measure.sweep, tune.tune, quantize.quantize, reproduce.reproduce),
     *(compare.compare, compare.pareto, order.order, sustained.sustained),
-    *(runs.runs, runs.db),
-    *(catalog.models, suites.suites, catalog.runners, devices.devices, catalog.cache),
+    *(phones.plan, phones.collect, phones.deploy, runs.runs, runs.db),
+    *(catalog.models, suites.suites, runners.runners, devices.devices, catalog.cache),
 ):
     app.add_command(verb)
 

@@ -19,6 +19,9 @@ from edgebench.core.units import ABSENT, data_size, duration, interval, signific
         "edgebench devices probe",
         "edgebench devices probe --device ssh:pi@board",
         "edgebench devices fit smollm2-135m --quant q8_0,q4_0",
+        "edgebench devices pair 192.168.1.20:37123 123456",
+        "edgebench devices connect 192.168.1.20:41567",
+        "edgebench devices probe --device pixel8",
         "edgebench devices clean ssh:pi@board",
     )
 )
@@ -35,9 +38,9 @@ def devices_list(output: str) -> None:
     columns = [
         Column("name", "name"),
         Column("title", "what it is"),
+        Column("soc", "processor"),
         Column("memory_bytes", "memory", data_size, right=True),
-        Column("os", "system"),
-        Column("id", "id in the database"),
+        Column("transport", "reached by"),
     ]
     emit(list_devices(), columns, output)
 
@@ -52,8 +55,20 @@ def devices_show(name: str, output: str) -> None:
     emit_one(show_device(name), output, name)
 
 
-@devices.command("probe", epilog=examples("edgebench devices probe", "edgebench devices probe -o json"))
-@click.option("--device", default="local", show_default=True, help="This computer, or ssh:user@board[:port].")
+@devices.command(
+    "probe",
+    epilog=examples(
+        "edgebench devices probe",
+        "edgebench devices probe --device pixel8",
+        "edgebench devices probe --device ssh:pi@board -o json",
+    ),
+)
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    help="This computer, ssh:user@board[:port], or a phone: pixel8, adb:SERIAL, auto.",
+)
 @output_option
 def devices_probe(device: str, output: str) -> None:
     """What a computer lets be measured: every power sensor there could be, heat, frequency.
@@ -63,16 +78,17 @@ def devices_probe(device: str, output: str) -> None:
     from edgebench.session_catalog import probe_meters, probe_state
 
     if device == "local":
-        meters, state = probe_meters(), probe_state()
+        meters, state, findings = probe_meters(), probe_state(), []
     else:
         from edgebench.cli.progress import Progress
+        from edgebench.session_phone import is_phone, probe_phone
         from edgebench.session_remote import probe_host
 
         with Progress() as progress:
-            told = probe_host(device, progress)
-        meters, state = told["meters"], told["state"]
+            told = (probe_phone if is_phone(device) else probe_host)(device, progress)
+        meters, state, findings = told["meters"], told["state"], told.get("findings", [])
     if output in ("json", "jsonl"):
-        emit_one({"meters": meters, "state": state}, output)
+        emit_one({"meters": meters, "state": state, **({"findings": findings} if findings else {})}, output)
         return
     columns = [
         Column("source", "source"),
@@ -91,23 +107,58 @@ def devices_probe(device: str, output: str) -> None:
         if row["fix"]:
             remark(f"{row['source']}: to make it usable: {row['fix']}")
     if not any(row["usable"] for row in meters):
-        remark("energy: not measured on this computer; figures stay empty, nothing is guessed")
+        remark("energy: can't be measured there now; figures stay empty, nothing is guessed")
+    if findings:
+        found = [Column("name", "what"), Column("usable", "usable", yes_no), Column("told", "what was found")]
+        emit(findings, found, output, "what the phone allows")
+        for row in findings:
+            if row["fix"]:
+                remark(f"{row['name']}: {row['fix']}")
     now = state["now"]
     shown = [{"fact": name, "value": _fact(name, value)} for name, value in now.items()]
     emit(shown, [Column("fact", "fact"), Column("value", "now")], output, "heat and state")
 
 
+@devices.command("pair", epilog=examples("edgebench devices pair 192.168.1.20:37123 123456"))
+@click.argument("address")
+@click.argument("code")
+def devices_pair(address: str, code: str) -> None:
+    """Make this computer known to a phone over Wi-Fi: ADDRESS and CODE as the phone shows them.
+
+    On the phone: Developer options, Wireless debugging, Pair device with pairing code. Once is enough.
+    """
+    from edgebench.session_phone import pair
+
+    remark(pair(address, code))
+
+
+@devices.command("connect", epilog=examples("edgebench devices connect 192.168.1.20:41567"))
+@click.argument("address")
+def devices_connect(address: str) -> None:
+    """Connect to a phone over Wi-Fi: ADDRESS as its page Wireless debugging shows it, after `pair`."""
+    from edgebench.session_phone import connect
+
+    remark(connect(address))
+
+
 @devices.command(
     "clean",
-    epilog=examples("edgebench devices clean ssh:pi@board", "edgebench devices clean ssh:pi@board --yes"),
+    epilog=examples(
+        "edgebench devices clean ssh:pi@board",
+        "edgebench devices clean pixel8",
+        "edgebench devices clean ssh:pi@board --yes",
+    ),
 )
 @click.argument("host")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def devices_clean(host: str, yes: bool) -> None:
-    """Remove everything edgebench put on HOST: its environments, models, questions and results there."""
+    """Remove everything edgebench put on HOST, a computer or a phone: programs, models, results."""
     from edgebench.cli.progress import Progress
+    from edgebench.session_phone import clean_phone, is_phone, phone_folder
     from edgebench.session_remote import clean_host, host_folder
 
+    if is_phone(host):
+        clean_host, host_folder = clean_phone, phone_folder
     with Progress() as progress:
         folder, size_bytes = host_folder(host, progress)
         if not size_bytes:

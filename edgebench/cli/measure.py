@@ -28,6 +28,8 @@ busy_option = click.option(
     envvar="EDGEBENCH_BUSY_TIMEOUT",
     help="Seconds to wait for a database that another program has locked.",
 )
+NATIVE = ("llama_native", "onnx_native")
+"""Engines that are programs by themselves."""
 RUN_EPILOG = """\b
 Examples:
   edgebench run                                             everything by default, on this computer
@@ -39,6 +41,7 @@ Examples:
   edgebench run -m model.gguf --mode performance --rigorous                 the full protocol
   edgebench run -m model.gguf --mode performance -p 0 -n 0 --chat 0 --sustained 600
   edgebench run --device ssh:pi@board -m model.gguf         the same, on another computer
+  edgebench run --device pixel8                             on a phone: USB cable or Wi-Fi, no app, no root
   edgebench run --dry-run                                   what would be done, and what is stored already
 
 The same command again does only what is missing. Random tokens (pp, tg) are not tokenized or sampled,
@@ -170,6 +173,7 @@ def _request(options: dict[str, Any]) -> Any:
         rounds=options["rounds"],
         gpu=options["main_gpu"],
         server=options["server"],
+        cpu_mask=options["cpu_mask"],
         seed=options["seed"],
     )
 
@@ -198,6 +202,16 @@ def _do(requests: list[Any], db: Path, busy_timeout: float, dry_run: bool, outpu
             )
         _measure(partial(execute_remote, requests), db, busy_timeout, output)
         return
+    if any(request.device != "local" or request.runner in NATIVE for request in requests):
+        from edgebench.session_elsewhere import bare_worker
+
+        if (work := bare_worker(requests)) is not None:
+            if dry_run:
+                raise UsageError(
+                    "--dry-run does not look into phones", "without --device it shows the same plan"
+                )
+            _measure(work, db, busy_timeout, output)
+            return
     from edgebench.session import execute_all
     from edgebench.session_plan import make_plan
 

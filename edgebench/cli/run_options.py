@@ -124,7 +124,8 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
         "--device",
         default="local",
         show_default=True,
-        help="What to run on: a name of `devices list`, or a host, ssh:user@board[:port].",
+        help="What to run on: a name of `devices list` (pixel8), adb:SERIAL, auto (an attached phone, else"
+        " this computer), or a host, ssh:user@board[:port].",
     ),
     click.option(
         "-m",
@@ -268,7 +269,14 @@ RUN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--rounds", type=POSITIVE, default=2, show_default=True, help="Visits per level, interleaved."
     ),
-    click.option("-t", "--threads", type=POSITIVES, help="CPU threads.  [default: physical cores]"),
+    click.option(
+        "-t", "--threads", type=POSITIVES, help="CPU threads.  [default: physical cores; phones: tried out]"
+    ),
+    click.option(
+        "-C",
+        "--cpu-mask",
+        help="Processors the threads may use, in hex (0xf0); phones and llama_native only.",
+    ),
     click.option(
         "-b", "--batch-size", type=POSITIVES, default="2048", show_default=True, help="Logical batch."
     ),

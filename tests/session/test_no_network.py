@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from edgebench.core import registry
+from edgebench.core.errors import EdgebenchError
 from edgebench.core.types import Format, Settings
+from edgebench.runners import native_onnx
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -70,6 +72,8 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 """
 SERVER = "llama_server"
 """The one engine that is asked over a network: its own process, on loopback."""
+PROGRAMS = ("llama_native", "onnx_native")
+"""Engines that are no sessions but do whole jobs."""
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +149,7 @@ def test_a_ladder_of_every_exporter_asks_nobody(ladder: Path) -> None:
     assert seen(ladder / "log") == []
 
 
-@pytest.mark.parametrize("engine", registry.names("runners"))
+@pytest.mark.parametrize("engine", [name for name in registry.names("runners") if name not in PROGRAMS])
 def test_an_engine_at_work_asks_nobody(
     engine: str,
     ladder: Path,
@@ -186,3 +190,36 @@ def test_an_engine_at_work_asks_nobody(
         permitted = {f"{what} {door}" for what in ("listen", "connect") for door in own_doors}
         found = sorted(set(found) - permitted - {"lookup 127.0.0.1"})
     assert found == []
+
+
+@pytest.mark.parametrize("engine", PROGRAMS)
+def test_a_program_at_work_asks_nobody(
+    engine: str,
+    ladder: Path,
+    watcher: Path,
+    alone: list[str],
+    native_program: object,
+    tmp_path: Path,
+) -> None:
+    """llama.cpp's is static and can't be watched: it does its work where there is no network."""
+    if engine == "onnx_native":
+        try:
+            native_onnx.build_here(lambda line: print(line, file=sys.stderr))
+        except EdgebenchError as error:
+            pytest.skip(f"the program is not there and can't be built: {error.message} ({error.hint})")
+    model = ladder / ("tiny-q8_0.gguf" if engine == "llama_native" else "tiny-onnx-fp32")
+    log = tmp_path / "log"
+    words = ["run", "--runner", engine, "-m", str(model), "--mode", "performance", "--chat", "0"]
+    quick = ["-p", "8", "-n", "4", "-r", "1", "--rounds", "1", "-t", "1"]
+    done = subprocess.run(
+        [*alone, sys.executable, "-m", "edgebench", *words, *quick],
+        cwd=tmp_path,
+        env={**os.environ, **watched(watcher, log)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert seen(log) == []

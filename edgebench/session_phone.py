@@ -1,0 +1,241 @@
+"""`run --device pixel8`: which phone that is, what is known of it, which threads it is to use.
+
+A name is a profile's (`pixel8`: any phone of that model), `adb:SERIAL` (that one, whatever it is), or `auto`.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from edgebench.core.errors import DeviceError, EdgebenchError, HostLost
+from edgebench.core.types import Evidence
+from edgebench.devices import phone_facts, phone_probe
+from edgebench.devices.adb import PREFIX, AdbHost, Attached, attached, find_phone
+from edgebench.devices.adb import connect as connect
+from edgebench.devices.adb import pair as pair
+from edgebench.devices.phone_facts import PhoneFacts
+from edgebench.devices.profiles import phone_names
+from edgebench.results.store import Store
+from edgebench.runners.native_target import level_for
+from edgebench.session_catalog import meter_row
+from edgebench.session_cell import Outcome, Watcher
+from edgebench.session_native import collect_left, execute_native
+from edgebench.session_native_place import Place
+from edgebench.session_native_program import program_for
+from edgebench.session_native_store import mean_speed
+from edgebench.session_plan import Request, Site
+from edgebench.session_remote_deploy import prepare
+from edgebench.session_remote_link import Link
+
+ROOT = "/data/local/tmp/edgebench"
+"""What a phone lets its shell write to and run from; EDGEBENCH_PHONE_DIR names another folder."""
+SWEEP_PROMPT, SWEEP_GEN, SWEEP_REPETITIONS = 64, 32, 2
+"""A trial of a number of threads: enough to tell 10 t/s from 1."""
+NEARLY = 0.97
+"""Fewer threads are taken when they are as fast as this: they leave more for what else the phone does."""
+
+
+def is_phone(device: str) -> bool:
+    """Whether a device's name is a phone's; of `auto`, whether one is attached."""
+    if device == "auto":
+        try:
+            return any(one.state == "device" for one in attached())
+        except EdgebenchError:
+            return False  # no adb, no phone
+    return device.startswith(PREFIX) or device in phone_names()
+
+
+@contextmanager
+def reach_phone(name: str, watcher: Watcher) -> Iterator[tuple[Link, PhoneFacts]]:
+    """The phone a name stands for, and what it says of itself; DeviceError says what to do."""
+    host = _named(name)
+    try:
+        link = Link(host, watcher)
+        yield link, phone_facts.read(lambda argv: link.run(argv))
+    finally:
+        host.close()
+
+
+def _root() -> str:
+    return os.environ.get("EDGEBENCH_PHONE_DIR", ROOT)
+
+
+def _named(name: str) -> AdbHost:
+    if name.startswith(PREFIX):
+        return find_phone(name.removeprefix(PREFIX))
+    if name == "auto":
+        return find_phone(None)
+    seen: list[str] = []
+    fitting: list[Attached] = []
+    for one in attached():
+        if one.state != "device":
+            seen.append(f"{one.serial} ({one.state})")
+            continue
+        host = AdbHost(PREFIX + one.serial)
+        try:
+            identity = phone_facts.read_identity(host.getprop())
+        except HostLost:
+            seen.append(f"{one.serial} (does not answer)")
+            continue
+        finally:
+            host.close()
+        profile = phone_facts.profile_of(identity)
+        seen.append(f"{one.serial} ({identity.model})")
+        if profile is not None and profile.name == name:
+            fitting.append(one)
+    if len(fitting) == 1:
+        return AdbHost(PREFIX + fitting[0].serial)
+    if fitting:
+        choices = ", ".join(f"--device {PREFIX}{one.serial}" for one in fitting)
+        raise DeviceError(f"{len(fitting)} phones are a {name}", f"name one: {choices}")
+    if not seen:
+        return find_phone(None)  # says what was looked for, and what to do
+    raise DeviceError(
+        f"no {name} is attached; there {'is' if len(seen) == 1 else 'are'} {', '.join(seen)}",
+        f"--device {PREFIX}{seen[0].split()[0]} takes that one as what it is",
+    )
+
+
+@contextmanager
+def phone_place(name: str, watcher: Watcher, request: Request | None = None) -> Iterator[Place]:
+    """A phone with the program built for it, ready to be given work; without a request, llama.cpp's."""
+    with reach_phone(name, watcher) as (link, facts):
+        watcher.say(f"device: {facts.told()}")
+        prepare(link, _root())
+        asked = request or Request(device=name)
+        program = program_for(asked, facts.target, facts.features, watcher, _progress(watcher))
+        n_threads, _ = facts.thread_candidates()[0]
+        yield Place(
+            link=link,
+            root=_root(),
+            site=Site(
+                device=facts.device_profile(),
+                environment=facts.environment(),
+                runner=program.runner,
+                n_threads=n_threads,
+                evidence=Evidence.SYNTHETIC if facts.is_double else Evidence.MEASURED,
+            ),
+            program=program,
+            available_bytes=facts.available_bytes,
+            boot_unix_s=time.time() - facts.uptime_s,
+            minimum_s=facts.minimum_window_s(),
+            candidates=facts.thread_candidates(),
+        )
+
+
+def execute_phone(requests: Sequence[Request], store: Store, watcher: Watcher) -> Outcome:
+    """Do requests on the phone they name; results are in `store`, as those of any other device."""
+    with phone_place(requests[0].device, watcher, requests[0]) as place:
+        settled = [_with_threads(request, place, store, watcher) for request in requests]
+        return execute_native(settled, place, store, watcher)
+
+
+def probe_phone(name: str, watcher: Watcher) -> dict[str, Any]:
+    """What `devices probe` says of a phone: `meters`, `findings`, `state`."""
+    with reach_phone(name, watcher) as (_, facts):
+        found = phone_probe.probe(facts, level_for)
+        return {
+            "meters": [meter_row(status) for status in found.sources],
+            "findings": [asdict(finding) for finding in found.findings],
+            "state": {"now": dict(found.now)},
+        }
+
+
+def phone_folder(name: str, watcher: Watcher) -> tuple[str, int]:
+    """Everything edgebench keeps on a phone: the folder and its bytes, 0 where there is none."""
+    with reach_phone(name, watcher) as (link, _):
+        root = _root()
+        told = link.run(["sh", "-c", 'du -sk "$1" 2>/dev/null || true', "sh", root], deadline_s=600).split()
+        return root, 1024 * int(told[0]) if told and told[0].isdecimal() else 0
+
+
+def clean_phone(name: str, watcher: Watcher) -> None:
+    """Remove that folder, and put back what killed batches left changed; DeviceError while one runs there."""
+    script = (
+        'if [ -e "$1/lock" ] && ! flock -n 9 9>>"$1/lock"; then echo busy; exit 0; fi\n'
+        '[ -f "$1/.edgebench-host" ] || { echo foreign; exit 0; }\n'
+        'for batch in "$1"/batches/*/; do\n'
+        '  [ ! -f "$batch/changed" ] || sh "$batch/batch.sh" "${batch%/}" restore\n'
+        "done\n"
+        'rm -rf -- "$1" && echo removed'
+    )
+    with reach_phone(name, watcher) as (link, _):
+        told = link.run(["sh", "-c", script, "sh", _root()], deadline_s=600).strip()
+        if told == "busy":
+            raise DeviceError(
+                f"edgebench is at work on {name}", "wait for it, or stop it where it was started"
+            )
+        if told != "removed":
+            raise DeviceError(f"{name}: {_root()} was not made by edgebench", "remove it by hand, if at all")
+
+
+def collect_phone(name: str, store: Store, watcher: Watcher) -> Outcome:
+    """Store what earlier commands left on a phone, or wait for what runs there still."""
+    with phone_place(name, watcher) as place:
+        return collect_left(place, store, watcher)
+
+
+def _with_threads(request: Request, place: Place, store: Store, watcher: Watcher) -> Request:
+    """The request with the number of threads that writes fastest: tried out, where none is named.
+
+    The system's own default can be a hundred times slower: one thread on a core that serves interrupts, and
+    every step waits for it.
+    """
+    if request.n_threads is not None or len(place.candidates) < 2:
+        return request
+    trial = replace(
+        request,
+        models=request.models[:1],
+        quants=request.quants[:1],
+        mode="performance",
+        n_prompt=(SWEEP_PROMPT,),
+        n_gen=(SWEEP_GEN,),
+        n_depth=(0,),
+        n_chat=0,
+        repetitions=SWEEP_REPETITIONS,
+        rounds=1,
+        rigorous=False,
+        sustained_s=0,
+    )
+    tried = [replace(trial, n_threads=n, cpu_mask=mask) for n, mask in place.candidates]
+    watcher.say(
+        f"trying {len(tried)} numbers of threads with {trial.quants[0] if trial.quants else 'the file'}"
+    )
+    outcome = execute_native(tried, place, store, watcher)
+    speeds = [_speed(store, run_ids[0]) if run_ids else None for run_ids in outcome.run_ids[: len(tried)]]
+    found = [(speed, one) for speed, one in zip(speeds, tried, strict=True) if speed is not None]
+    if not found:
+        outcome.raise_if_bad()
+        raise DeviceError("no number of threads could be measured")
+    best = max(speed for speed, _ in found)
+    good = [one for speed, one in found if speed >= NEARLY * best]
+    chosen = min(good, key=lambda one: one.n_threads or 0)
+    shown = ", ".join(f"{_threads(one)}: {s:.1f}" for s, one in found)
+    watcher.say(f"threads: {_threads(chosen)} (tokens/s while writing: {shown})")
+    return replace(request, n_threads=chosen.n_threads, cpu_mask=chosen.cpu_mask)
+
+
+def _threads(request: Request) -> str:
+    return f"{request.n_threads}" + (f" on {request.cpu_mask}" if request.cpu_mask else "")
+
+
+def _progress(watcher: Watcher) -> Callable[[int, int], None]:
+    n_told = 0
+
+    def progress(n_done: int, n_total: int) -> None:
+        nonlocal n_told
+        if not n_told:
+            watcher.stage("building the native program, once", n_total)
+        watcher.step("compiled", n_done - n_told)
+        n_told = n_done
+
+    return progress
+
+
+def _speed(store: Store, run_id: str) -> float | None:
+    sql = "SELECT n_gen, decode_s FROM trial WHERE run_id = ? AND phase = 'measured'"
+    rows: Sequence[Mapping[str, float]] = store.rows(sql, (run_id,))
+    return mean_speed(rows)

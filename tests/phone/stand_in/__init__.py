@@ -1,0 +1,1 @@
+"""A stand-in for an Android phone, made of Debian packages: see `stand_in.phone`."""
