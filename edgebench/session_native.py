@@ -17,7 +17,15 @@ from edgebench.results.store import Store
 from edgebench.runners.native_job import read_lines
 from edgebench.session import alone
 from edgebench.session_cell import Outcome, Watcher
-from edgebench.session_native_batch import Batch, forget, recall, remember, remembered, revive
+from edgebench.session_native_batch import (
+    Batch,
+    forget,
+    owner_of,
+    recall,
+    remember,
+    remembered,
+    revive,
+)
 from edgebench.session_native_jobs import NativeJob, check_native
 from edgebench.session_native_place import Place
 from edgebench.session_native_work import Work
@@ -47,6 +55,7 @@ def execute_native(requests: Sequence[Request], place: Place, store: Store, watc
             _measure(plans, jobs, work, place, store, watcher, outcome, failed)
         for one in work:
             one.close(store, watcher, outcome, failed)
+            one.tell_cut_short(store, watcher, outcome)
     return outcome
 
 
@@ -60,7 +69,7 @@ def collect_left(place: Place, store: Store, watcher: Watcher) -> Outcome:
 
 def _collect_left(place: Place, store: Store, watcher: Watcher, outcome: Outcome) -> None:
     """Store what earlier batches left on the device; one that runs still is followed to its end."""
-    for name in remembered(place.site.device.id):
+    for name in remembered(owner_of(place.link.host.name, store.path)):
         look = place.link(lambda name=name: place.link.host.look(root=place.root, job=name, offset=0))  # type: ignore[misc]
         if look.state is JobState.ABSENT:
             forget(name)
@@ -85,7 +94,13 @@ def _measure(
     outcome: Outcome,
     failed: set[str],
 ) -> None:
-    name = remember(plans, jobs, device=plans[0].request.device, boot_unix_s=place.boot_unix_s)
+    name = remember(
+        plans,
+        jobs,
+        owner=owner_of(place.link.host.name, store.path),
+        device=plans[0].request.device,
+        boot_unix_s=place.boot_unix_s,
+    )
     artifacts = {job.cell.artifact.sha256: job.cell.artifact for job in jobs}
     place.bring_programs(watcher)
     place.bring_models(list(artifacts.values()), watcher)

@@ -7,6 +7,7 @@ command again finds what runs, or what was left; a job's results are stored once
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
@@ -66,19 +67,25 @@ def _failure(status: str, lines: Sequence[Mapping[str, Any]], errors: str) -> Ru
     return RunFailed(f"the native program {how}" + (f": {why}" if why else ""))
 
 
+def owner_of(host: str, database: Path) -> str:
+    """Whose batches they are: those of one host for one database. No serial number is kept, but a hash."""
+    return sha256_json([host, str(database.resolve())])[:16]
+
+
 def remember(
-    plans: Sequence[Plan], jobs: Sequence[NativeJob], *, device: str, boot_unix_s: float | None
+    plans: Sequence[Plan], jobs: Sequence[NativeJob], *, owner: str, device: str, boot_unix_s: float | None
 ) -> str:
     """Keep what jobs are for; the name of their batch, which follows from them."""
-    name = batch_name(jobs)
+    name = batch_name(jobs, owner)
+    told = batch_told(plans, jobs, device=device, boot_unix_s=boot_unix_s)
     with atomic_path(cache_part("batches") / f"{name}.json") as part:
-        part.write_text(json.dumps(batch_told(plans, jobs, device=device, boot_unix_s=boot_unix_s)))
+        part.write_text(json.dumps({"owner": owner, **told}))
     return name
 
 
-def batch_name(jobs: Sequence[NativeJob]) -> str:
+def batch_name(jobs: Sequence[NativeJob], owner: str = "") -> str:
     """The same for the same jobs."""
-    return sha256_json([[job.name, job.text, job.idle_s] for job in jobs])[:16]
+    return sha256_json([owner, [[job.name, job.text, job.idle_s] for job in jobs]])[:16]
 
 
 def batch_told(
@@ -99,10 +106,10 @@ def batch_told(
     }
 
 
-def remembered(device_id: str) -> Iterator[str]:
-    """Batches of a device whose results are not all stored yet."""
+def remembered(owner: str) -> Iterator[str]:
+    """Batches whose results are not all stored yet."""
     for file in sorted(cache_part("batches").glob("*.json")):
-        if json.loads(file.read_text())["device"]["id"] == device_id:
+        if json.loads(file.read_text()).get("owner") == owner:
             yield file.stem
 
 

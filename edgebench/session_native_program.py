@@ -1,15 +1,17 @@
 """Which native program does a request: llama.cpp's for GGUF files, ONNX Runtime's for ONNX folders."""
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgebench.core.cpu import cpu_flags
 from edgebench.core.engine import Runner
 from edgebench.core.errors import UsageError
 from edgebench.quantize.adopted import adopted_models
 from edgebench.runners import native_build, native_onnx
 from edgebench.runners.llama_native import LlamaNative
-from edgebench.runners.native_target import level_for
+from edgebench.runners.native_target import find_level, level_for
 from edgebench.runners.onnx_native import OnnxNative
 from edgebench.session_cell import Watcher
 from edgebench.session_plan import Request
@@ -17,6 +19,8 @@ from edgebench.session_plan import Request
 NATIVE_RUNNERS = (LlamaNative.name, OnnxNative.name)
 _STANDS_FOR = {"llama_cpp": LlamaNative.name, "onnx": OnnxNative.name}
 """On a device without Python, asking for one of these means its program."""
+_LEVEL = "EDGEBENCH_NATIVE_LEVEL"
+"""Names a level, where a processor has not all that its system promises and the best program dies of SIGILL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def program_for(
     """The program for a device with these instructions: from the cache, or built, which takes minutes."""
     if native_runner(request) == OnnxNative.name:
         return _onnx(native_onnx.build(target, say=watcher.say))
-    level = level_for(target, features)
+    level = _level(target, features)
     return _llama(native_build.build(target, level, say=watcher.say, progress=progress))
 
 
@@ -70,7 +74,14 @@ def program_here(request: Request, watcher: Watcher) -> Program:
     """The same for this computer."""
     if native_runner(request) == OnnxNative.name:
         return _onnx(native_onnx.build_here(watcher.say))
-    return _llama(native_build.build_here(watcher.say))
+    target = native_build.need_target_here()
+    return _llama(native_build.build(target, _level(target, cpu_flags()), say=watcher.say))
+
+
+def _level(target: str, features: Collection[str]) -> str:
+    """The level the user names, else the best one that these features allow."""
+    named = os.environ.get(_LEVEL)
+    return find_level(target, named).name if named else level_for(target, features)
 
 
 def _llama(made: native_build.Built) -> Program:

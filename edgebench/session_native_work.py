@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgebench.core.errors import ModelError
+from edgebench.core.errors import ModelError, RunFailed
 from edgebench.core.types import Artifact, Mode, Status
 from edgebench.core.units import data_size
 from edgebench.results.store import Store
@@ -116,3 +116,11 @@ class Work:
                         finish(cell, store, watcher)
                 elif not any(missing_trials(cell, r, store) for r in range(cell.job.n_rounds)):
                     close(cell, store)
+
+    def tell_cut_short(self, store: Store, watcher: Watcher, outcome: Outcome) -> None:
+        """Mark the runs that should be over and are not: the device went down, or killed what ran."""
+        for cell in self.cells:
+            if store.run(cell.run_id).status is Status.RUNNING:
+                store.set_status(cell.run_id, Status.INTERRUPTED)
+                what = f"{cell.artifact.label} {cell.job.title}: "
+                outcome.fail(RunFailed("it was cut short there; what was measured is stored"), watcher, what)

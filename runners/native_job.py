@@ -241,7 +241,10 @@ def _is_storable(value: object) -> bool:
 _EXITS = {
     126: "can't be started: it is of another kind of processor or system, or not allowed to run",
     127: "is not there",
-    132: "was stopped by SIGILL: it uses instructions this processor does not have (--level armv8-a)",
+    132: (
+        "was stopped by SIGILL: it uses instructions this processor does not have"
+        " (EDGEBENCH_NATIVE_LEVEL=armv8-a, on a PC x86-64-v2, takes a program without them)"
+    ),
     134: "gave up (SIGABRT)",
     137: "was killed: out of memory, most likely",
     139: "crashed (SIGSEGV)",

@@ -100,7 +100,8 @@ def main() -> NoReturn:
 def _tell(error: EdgebenchError) -> None:
     click.echo(f"error: {error.message}", err=True)
     if error.hint:
-        click.echo(f"hint:  {error.hint}", err=True)
+        lines = error.hint.replace("\n", "\n       ")  # under the first one
+        click.echo(f"hint:  {lines}", err=True)
     if "--debug" in sys.argv:
         import traceback
 
