@@ -195,8 +195,11 @@ class PhoneFacts:
             },
         )
 
-    def environment(self) -> Environment:
-        """Its software. Whether a cable is in belongs to the moment: it is read beside every run instead."""
+    def environment(self, *, unit: str | None = None) -> Environment:
+        """Its software, and which of several alike it is, by a mark that edgebench left there.
+
+        Whether a cable is in belongs to the moment: it is read beside every run instead.
+        """
         who = self.identity
         facts = {
             "os": f"Android {who.android}" if who.android else "Android" if who.sdk else "Linux",
@@ -207,6 +210,7 @@ class PhoneFacts:
             "kernel_build": self.kernel_build,
             "cpu": who.soc,
             "governor": self.governor,
+            "unit": unit,
         }
         return Environment(
             id=sha256_json(facts)[:16],

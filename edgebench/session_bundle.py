@@ -29,6 +29,7 @@ from edgebench.session_native import batch_job
 from edgebench.session_native_batch import batch_name, batch_told, revive
 from edgebench.session_native_jobs import check_native
 from edgebench.session_native_place import COOL_CAP_S, RIGOROUS_COOL_CAP_S
+from edgebench.session_native_program import native_runner
 from edgebench.session_native_work import Terms, Work
 from edgebench.session_plan import Request, Site, make_plan
 from edgebench.session_remote_cargo import model_files
@@ -56,6 +57,8 @@ def write_bundle(
         raise UsageError(f"{folder} is there already", "name a new folder")
     for request in requests:
         check_native(request)
+        if native_runner(request) != LlamaNative.name:
+            raise UsageError("a bundle carries GGUF files and their program only", "edgebench run --device")
     abi_of(target)
     for level in levels:
         find_level(target, level)
@@ -130,6 +133,7 @@ def collect_bundle(folder: Path, store: Store, watcher: Watcher) -> Outcome:
         runner=LlamaNative(),
         n_threads=told["n_threads"],
         evidence=evidence,
+        meter=told["meter"],
     )
     told = {**told, "boot_unix_s": _boot_unix_s(_text(folder / "clock.txt"))}
     place = folder / "batches" / name
@@ -150,6 +154,7 @@ def collect_bundle(folder: Path, store: Store, watcher: Watcher) -> Outcome:
             watcher.step(job.name)
         for one in work:
             one.close(store, watcher, outcome, batch.failed)
+            one.interrupt(store)
             outcome.run_ids.append([cell.run_id for cell in one.cells])
     return outcome
 
@@ -184,6 +189,8 @@ def _read_plan(folder: Path) -> dict[str, Any]:
         told: Any = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         names = [told["batch"], *(job["name"] for job in told["jobs"])]
         if told["format"] != FORMAT or not all(map(_NAME.fullmatch, names)):
+            raise ValueError
+        if not isinstance(told["meter"], str | None):
             raise ValueError
         for request in told["requests"]:
             check_native(request_from_json(request))

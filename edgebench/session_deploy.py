@@ -24,7 +24,7 @@ from edgebench.runners.llama_source import installed_version
 from edgebench.runners.native_build import NATIVE
 from edgebench.session_bundle import USUAL_THREADS, put_programs
 from edgebench.session_cell import Watcher
-from edgebench.session_models import make_level, peek_level, resolve
+from edgebench.session_models import check_levels, make_level, peek_level, resolve
 from edgebench.session_native_place import Place
 from edgebench.session_phone import phone_place
 
@@ -161,6 +161,7 @@ def check_deployment(file: Path) -> Mapping[str, Any]:
 
 
 def _artifact(model: str, quant: str | None, watcher: Watcher) -> Artifact:
+    check_levels([quant] if quant else [])
     parent = resolve(model, watcher.say)
     if parent.quant.format is not Format.GGUF:
         raise ModelError(f"{model} is not a GGUF file", "that is what the native program runs")
@@ -178,7 +179,8 @@ def _best_threads(place: Place, artifact: Artifact, db: Path) -> Threads:
         "SELECT json_extract(r.config_json, '$.settings.n_threads') AS n_threads,"
         " json_extract(r.config_json, '$.settings.cpu_mask') AS cpu_mask, r.artifact_id AS artifact_id,"
         " avg(t.n_gen / t.decode_s) AS speed FROM run r JOIN trial t ON t.run_id = r.id"
-        " WHERE r.device_id = ? AND t.phase = 'measured' AND t.decode_s > 0 AND t.n_depth = 0"
+        " WHERE r.device_id = ? AND r.status = 'complete' AND t.phase = 'measured' AND t.decode_s > 0"
+        " AND t.n_depth = 0"
         " GROUP BY r.id ORDER BY (r.artifact_id = ?) DESC, speed DESC LIMIT 1"
     )
     if db.exists():
@@ -192,7 +194,7 @@ def _best_threads(place: Place, artifact: Artifact, db: Path) -> Threads:
 
 
 def _as_facts(threads: Threads) -> dict[str, str]:
-    mask = {"mask": threads.cpu_mask.removeprefix("0x")} if threads.cpu_mask else {}
+    mask = {"mask": threads.cpu_mask.lower().removeprefix("0x")} if threads.cpu_mask else {}
     return {"threads": str(threads.n_threads), **mask}
 
 

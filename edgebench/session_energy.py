@@ -50,6 +50,8 @@ class Metering:
     fix: str = ""
     tdp_w: float | None = None
     n_cores: int = 1
+    elsewhere: str | None = None
+    """What a device without edgebench has to read energy of; None: nothing now, or no such device."""
 
     def close(self) -> None:
         """Give the meters back."""

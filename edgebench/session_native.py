@@ -5,11 +5,13 @@ command left there is collected first, so nothing is measured twice.
 """
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgebench.core.errors import DeviceError
+from edgebench.core.errors import DeviceError, EdgebenchError, HostLost
 from edgebench.core.host import JobState
 from edgebench.core.types import Status
 from edgebench.devices.phone_batch import BatchJob, restore_argv, write_batch
@@ -19,6 +21,7 @@ from edgebench.session import alone
 from edgebench.session_cell import Outcome, Watcher
 from edgebench.session_native_batch import (
     Batch,
+    batch_name,
     forget,
     owner_of,
     recall,
@@ -31,9 +34,16 @@ from edgebench.session_native_place import Place
 from edgebench.session_native_work import Work
 from edgebench.session_plan import Plan, Request, make_plan
 
+COLLECT_EVERY_S = 60.0
+"""How often answers are fetched while a job works: whoever kills this process loses no more than that."""
 
-def execute_native(requests: Sequence[Request], place: Place, store: Store, watcher: Watcher) -> Outcome:
+
+def execute_native(
+    requests: Sequence[Request], place: Place, store: Store, watcher: Watcher, *, tuning: bool = False
+) -> Outcome:
     """Do requests on a device, bring the results into `store`: what `session.execute_all` does here.
+
+    What is `tuning` stands for no level's speed in any comparison.
 
     Raises HostLost when the device stays away (what runs there goes on), DeviceError for what it can't,
     KeyboardInterrupt once what runs there has been stopped and its results are here.
@@ -43,7 +53,8 @@ def execute_native(requests: Sequence[Request], place: Place, store: Store, watc
     outcome = Outcome()
     with alone(store.path, place.site.device.id):
         _collect_left(place, store, watcher, Outcome())
-        plans = [make_plan(request, place.site) for request in requests]
+        site = replace(place.site, tuning=tuning)
+        plans = [make_plan(request, site) for request in requests]
         work = [Work.of(plan, store, watcher, outcome) for plan in plans]
         outcome.run_ids += [[cell.run_id for cell in one.cells] for one in work]
         failed: set[str] = set()
@@ -51,8 +62,15 @@ def execute_native(requests: Sequence[Request], place: Place, store: Store, watc
             for one in work:
                 one.check_memory(place.available_bytes, store, watcher, outcome, failed)
         jobs = [job for one in work for job in one.jobs(place.terms, store, watcher, outcome, failed)]
-        if jobs:
-            _measure(plans, jobs, work, place, store, watcher, outcome, failed)
+        try:
+            if jobs:
+                _measure(plans, jobs, work, place, store, watcher, outcome, failed)
+        except HostLost:
+            raise  # what runs there goes on
+        except BaseException:
+            for one in work:
+                one.interrupt(store)
+            raise
         for one in work:
             one.close(store, watcher, outcome, failed)
             one.tell_cut_short(store, watcher, outcome)
@@ -69,18 +87,27 @@ def collect_left(place: Place, store: Store, watcher: Watcher) -> Outcome:
 
 def _collect_left(place: Place, store: Store, watcher: Watcher, outcome: Outcome) -> None:
     """Store what earlier batches left on the device; one that runs still is followed to its end."""
-    for name in remembered(owner_of(place.link.host.name, store.path)):
+    for name in remembered(owner_of(place.owner, store.path)):
         look = place.link(lambda name=name: place.link.host.look(root=place.root, job=name, offset=0))  # type: ignore[misc]
         if look.state is JobState.ABSENT:
             forget(name)
             continue
         watcher.say(f"{place.link.host.name} has results of an earlier command: collecting them")
-        batch, work = revive(name, recall(name), store, watcher, Outcome())
-        _follow(batch, place, store, watcher, Outcome())
+        try:
+            batch, work = revive(name, recall(name), store, watcher, Outcome())
+        except EdgebenchError as error:
+            watcher.say(f"they can't be taken: {error.message}; devices clean removes them")
+            forget(name)
+            continue
+        _follow(batch, place, store, watcher, outcome)
         for one in work:
             one.close(store, watcher, outcome, batch.failed)
+            one.interrupt(store)
             outcome.run_ids.append([cell.run_id for cell in one.cells])
-        place.drop_batch(name)
+        if len(batch.jobs) < len(recall(name)["jobs"]):
+            watcher.say("some of them were asked for by other versions, and stay there until devices clean")
+        else:
+            place.drop_batch(name)
         forget(name)
 
 
@@ -94,10 +121,13 @@ def _measure(
     outcome: Outcome,
     failed: set[str],
 ) -> None:
-    name = remember(
+    owner = owner_of(place.owner, store.path)
+    name = batch_name(jobs, owner)
+    place.link.check_idle(place.root, but=name)
+    remember(
         plans,
         jobs,
-        owner=owner_of(place.link.host.name, store.path),
+        owner=owner,
         device=plans[0].request.device,
         boot_unix_s=place.boot_unix_s,
     )
@@ -128,27 +158,40 @@ def _measure(
     except KeyboardInterrupt:
         watcher.say("stopping what runs there; Ctrl-C again leaves it to itself")
         place.link(lambda: place.link.host.stop(root=place.root, job=name))
-        _follow(batch, place, store, watcher, Outcome())
-        for one in work:
-            for cell in one.cells:
-                if store.run(cell.run_id).status is Status.RUNNING:
-                    store.set_status(cell.run_id, Status.INTERRUPTED)
+        _follow(batch, place, store, watcher, Outcome(), stopping=True)
         raise
     place.drop_batch(name)
     forget(name)
 
 
-def _follow(batch: Batch, place: Place, store: Store, watcher: Watcher, outcome: Outcome) -> None:
-    """Hear a batch to its end and store what each job left as soon as it is over."""
+def _follow(
+    batch: Batch,
+    place: Place,
+    store: Store,
+    watcher: Watcher,
+    outcome: Outcome,
+    *,
+    stopping: bool = False,
+) -> None:
+    """Hear a batch to its end and store what each job left as soon as it is over, answers earlier."""
     ended: set[str] = set()
-    current = ""
+    current, collected_s = "", time.monotonic()
     by_name = {job.name: job for job in batch.jobs}
+    answers = b""
+    """What the job that works has answered so far."""
+
+    def path_of(job: str, file: str) -> str:
+        return f"{place.root}/batches/{batch.name}/jobs/{job}/{file}"
 
     def read(job: str, file: str) -> str | None:
-        return place.read(f"{place.root}/batches/{batch.name}/jobs/{job}/{file}")
+        found = place.read(path_of(job, file))
+        return None if found is None else found.decode("utf-8", "replace")
+
+    def collect(job: str) -> None:
+        batch.collect(job, read, store, watcher, outcome, stopping=stopping)
 
     def hear(line: bytes) -> None:
-        nonlocal current
+        nonlocal current, collected_s, answers
         try:
             heard = list(read_lines([line.decode("utf-8", "replace")]))
         except DeviceError:
@@ -156,13 +199,17 @@ def _follow(batch: Batch, place: Place, store: Store, watcher: Watcher, outcome:
         for told in heard:
             match told["type"]:
                 case "begin":
-                    current = told["job"]
+                    current, answers = told["job"], b""
                 case "wait":
                     watcher.say(f"cooling down: {told['temperature_c']:.0f} °C, to {told['target_c']:.0f} °C")
                 case "trial" | "group" if current in by_name:
                     watcher.step(_note(by_name[current]), int(_counts(told, by_name[current])))
+                    if told["type"] == "group" and time.monotonic() - collected_s > COLLECT_EVERY_S:
+                        answers += place.read(path_of(current, "out.jsonl"), len(answers)) or b""
+                        batch.store_answers(current, answers.decode("utf-8", "replace").split("\n"), store)
+                        collected_s = time.monotonic()
                 case "end":
-                    batch.collect(told["job"], read, store, watcher, outcome)
+                    collect(told["job"])
                     ended.add(told["job"])
 
     place.link.follow(root=place.root, job=batch.name, hear=hear)
@@ -170,7 +217,7 @@ def _follow(batch: Batch, place: Place, store: Store, watcher: Watcher, outcome:
         place.link.run(restore_argv(f"{place.root}/batches/{batch.name}"))  # it may have been killed
     for job in batch.jobs:  # the batch was killed, or the device went down in the middle of one
         if job.name not in ended:
-            batch.collect(job.name, read, store, watcher, outcome)
+            collect(job.name)
 
 
 def batch_job(job: NativeJob) -> BatchJob:

@@ -5,13 +5,14 @@ command again finds what runs, or what was left; a job's results are stored once
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
-from edgebench.core.errors import RunFailed
+from edgebench.core.errors import EdgebenchError, RunFailed
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import atomic_path, cache_part
 from edgebench.core.types import DeviceProfile, Environment, Evidence, Status
@@ -25,7 +26,7 @@ from edgebench.session_native_work import Work
 from edgebench.session_plan import Plan, Site, make_plan
 from edgebench.session_remote_request import request_as_json, request_from_json
 
-PLAN_FILE = "plan.json"
+_TOLD_TO_END = "143"
 Read = Callable[[str, str], str | None]
 """(job, file) -> its text; None: it is not there."""
 
@@ -42,8 +43,17 @@ class Batch:
     failed: set[str] = field(default_factory=set)
     """Runs that a job has ended early, by what was collected now."""
 
-    def collect(self, name: str, read: Read, store: Store, watcher: Watcher, outcome: Outcome) -> None:
-        """Store what a job left; what ended it early is written on its run."""
+    def collect(
+        self,
+        name: str,
+        read: Read,
+        store: Store,
+        watcher: Watcher,
+        outcome: Outcome,
+        *,
+        stopping: bool = False,
+    ) -> None:
+        """Store what a job left; what ended it early is written on its run, unless we did (`stopping`)."""
         job = next((job for job in self.jobs if job.name == name), None)
         if job is None or store.run(job.cell.run_id).status is Status.COMPLETE:
             return
@@ -54,8 +64,19 @@ class Batch:
             lines = list(read_lines(out))
             clock = clock_of(job, self.boot_unix_s, lines)
             Results.of(job, lines, samples, store, clock).save()
-            if status not in ("", "0"):
+            if status not in ("", "0") and not (stopping and status == _TOLD_TO_END):
                 raise _failure(status, lines, read(name, "err.txt") or "")
+
+    def store_answers(self, name: str, lines: Iterable[str], store: Store) -> None:
+        """Store answers of a job that still works; what is wrong with it shows at its end."""
+        job = next((job for job in self.jobs if job.name == name), None)
+        if job is None or store.run(job.cell.run_id).status is Status.COMPLETE:
+            return
+        with suppress(EdgebenchError):
+            told = list(read_lines(lines))
+            clock = clock_of(job, self.boot_unix_s, told)
+            nothing = Samples.read("", synthetic=self.synthetic)
+            Results.of(job, told, nothing, store, clock).save(is_over=False)
 
 
 def _failure(status: str, lines: Sequence[Mapping[str, Any]], errors: str) -> RunFailed:
@@ -67,9 +88,9 @@ def _failure(status: str, lines: Sequence[Mapping[str, Any]], errors: str) -> Ru
     return RunFailed(f"the native program {how}" + (f": {why}" if why else ""))
 
 
-def owner_of(host: str, database: Path) -> str:
-    """Whose batches they are: those of one host for one database. No serial number is kept, but a hash."""
-    return sha256_json([host, str(database.resolve())])[:16]
+def owner_of(unit: str, database: Path) -> str:
+    """Whose batches they are: those of one device for one database."""
+    return sha256_json([unit, str(database.resolve())])[:16]
 
 
 def remember(
@@ -102,6 +123,8 @@ def batch_told(
         "n_threads": plan.settings.n_threads,
         "boot_unix_s": boot_unix_s,
         "evidence": plan.evidence.value,
+        "meter": plan.metering.elsewhere,
+        "tuning": plan.tuning,
         "jobs": [as_plan(job) for job in jobs],
     }
 
@@ -135,6 +158,8 @@ def revive(
         runner=registry.load("runners", told["runner"]),
         n_threads=told["n_threads"],
         evidence=Evidence(told["evidence"]),
+        meter=told["meter"],
+        tuning=told["tuning"],
     )
     requests = map(request_from_json, told["requests"])
     work = [Work.of(make_plan(request, site), store, watcher, outcome) for request in requests]

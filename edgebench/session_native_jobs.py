@@ -14,6 +14,7 @@ from edgebench.core.hashing import sha256_json
 from edgebench.core.types import Format, Mode, Scorer, Settings
 from edgebench.runners.native_job import JobFile
 from edgebench.session_cell import Cell, Watcher, start
+from edgebench.session_energy import AUTO
 from edgebench.session_performance import CHAT_TEXT
 from edgebench.session_plan import Plan, Request
 
@@ -48,15 +49,28 @@ def check_native(request: Request) -> None:
         "--cold-load": request.cold_load,
         "--marker": request.marker,
         "--tdp": request.tdp_w,
+        f"--energy {request.meter}": request.meter != AUTO,
+        "-C without -t": request.cpu_mask is not None and request.n_threads is None,
     }
     if given := [flag for flag, value in refused.items() if value]:
         raise UsageError(f"{', '.join(given)}: not on a device that runs native programs", "leave it out")
-    if request.cpu_mask is not None and not re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,32}", request.cpu_mask):
-        raise UsageError(f"--cpu-mask {request.cpu_mask!r} is not a hexadecimal number", "0xf0: CPUs 4 to 7")
+    mask = request.cpu_mask
+    if mask is not None and not (re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,32}", mask) and int(mask, 16)):
+        raise UsageError(f"--cpu-mask {mask!r} is no hexadecimal number above 0", "0xf0: CPUs 4 to 7")
     if request.scorer is Scorer.GENERATE and request.mode != "performance":
-        raise UsageError(
-            "--scorer generate needs the whole of edgebench where the model is", "--scorer letter or cloze"
-        )
+        raise _cannot_write()
+
+
+def check_scorers(plan: Plan) -> None:
+    """UsageError for a suite that is to be answered in words, if only because that is its own way."""
+    if any(job.scorer is Scorer.GENERATE for job in plan.jobs):
+        raise _cannot_write()
+
+
+def _cannot_write() -> UsageError:
+    return UsageError(
+        "--scorer generate needs the whole of edgebench where the model is", "--scorer letter or cloze"
+    )
 
 
 def layout(

@@ -2,13 +2,12 @@
 
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgebench.core.errors import DeviceError, UsageError
-from edgebench.core.hashing import sha256_file
 from edgebench.core.paths import cache_part
 from edgebench.core.types import Artifact, Evidence
 from edgebench.core.units import data_size
@@ -19,9 +18,19 @@ from edgebench.session_cell import Watcher
 from edgebench.session_native_program import Program, program_here
 from edgebench.session_native_work import Terms
 from edgebench.session_plan import Request, Site
-from edgebench.session_remote_cargo import SPARE_BYTES, File, free_bytes_there, model_files, send, sizes_there
+from edgebench.session_remote_cargo import (
+    SPARE_BYTES,
+    File,
+    file_of,
+    free_bytes_there,
+    model_files,
+    send,
+    sizes_there,
+)
 from edgebench.session_remote_link import Link
 
+PIECE_BYTES = 2**23
+"""Of a file, in one look."""
 COOL_CAP_S = 60
 RIGOROUS_COOL_CAP_S = 600
 """The longest wait for a cooler device before a job."""
@@ -35,8 +44,8 @@ class Place:
     root: str
     """The folder on the device that is ours."""
     site: Site
-    program: Program
-    """What does the work there."""
+    build: Callable[[], Program]
+    """Makes what does the work there, or finds it made."""
     available_bytes: int | None = None
     """Memory that could be had when it was reached; None: not told, or swap makes the question idle."""
     boot_unix_s: float | None = None
@@ -45,6 +54,16 @@ class Place:
     is_phone: bool = True
     candidates: tuple[tuple[int, str | None], ...] = ()
     """Numbers of threads worth trying, and the processors each is for."""
+    owner: str = ""
+    """The unit: what edgebench left in its folder there to know it again by. No serial number."""
+    _program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """What does the work there: built when it is first needed, which may take minutes."""
+        if self._program is None:
+            self._program = self.build()
+        return self._program
 
     @property
     def synthetic(self) -> bool:
@@ -72,7 +91,7 @@ class Place:
     def bring_programs(self, watcher: Watcher) -> None:
         """The program and all it needs beside it, unless it is there already."""
         folder = f"{self.root}/bin/{self.program.key}"
-        files = [_file(path, f"{folder}/{name}") for name, path in self.program.files.items()]
+        files = [file_of(path, f"{folder}/{name}") for name, path in self.program.files.items()]
         self._bring(files, watcher)
         self.link.run(["chmod", "755", *(file.target for file in files)])
 
@@ -81,22 +100,20 @@ class Place:
         self._bring([file for one in artifacts for file in model_files(one, self.model_path(one))], watcher)
 
     def bring_folder(self, folder: Path, target: str) -> None:
-        """Small files, each whole or not at all."""
+        """Small text files, each whole or not at all, in the place of any that were there."""
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             there = posixpath.join(target, path.relative_to(folder).as_posix())
-            digest = sha256_file(path)
-            self.link(
-                lambda path=path, there=there, digest=digest: self.link.host.push(  # type: ignore[misc]
-                    path, there, sha256=digest, sent=lambda _: None
-                )
-            )
+            self.link.put(there, path.read_text(encoding="utf-8"))
 
     def _bring(self, files: Sequence[File], watcher: Watcher) -> None:
-        there = sizes_there(self.link, [file.target for file in files])
-        missing_bytes = sum(file.size_bytes - n for file, n in zip(files, there, strict=True))
-        if missing_bytes <= 0:
+        script = 'for f; do if [ -f "$f" ]; then echo y; else echo n; fi; done'
+        told = self.link.run(["sh", "-c", script, "sh", *(file.target for file in files)]).split()
+        files = [file for file, word in zip(files, told, strict=True) if word == "n"]
+        if not files:
             return
         self.link.run(["mkdir", "-p", self.root])
+        begun = sizes_there(self.link, [file.target for file in files])
+        missing_bytes = sum(max(0, file.size_bytes - n) for file, n in zip(files, begun, strict=True))
         free_bytes = free_bytes_there(self.link, self.root)
         if free_bytes < missing_bytes + SPARE_BYTES:
             raise DeviceError(
@@ -106,11 +123,20 @@ class Place:
             )
         send(self.link, files, watcher, missing_bytes)
 
-    def read(self, path: str) -> str | None:
-        """A text file there; None when there is none."""
-        script = '[ ! -f "$1" ] || { echo there; cat "$1"; }'
-        told = self.link.run(["sh", "-c", script, "sh", path], deadline_s=300)
-        return told.partition("\n")[2] if told else None
+    def read(self, path: str, offset: int = 0) -> bytes | None:
+        """A file there from a byte on, however long it is; None when there is none."""
+        script = '[ ! -f "$1" ] || { echo there; tail -c "+$(($2 + 1))" "$1" | head -c "$3"; }'
+        found = b""
+        while True:
+            begin = str(offset + len(found))
+            argv = ["sh", "-c", script, "sh", path, begin, str(PIECE_BYTES)]
+            told = self.link.run(argv, deadline_s=300).encode("utf-8", "surrogateescape")
+            if not told:
+                return None
+            piece = told.partition(b"\n")[2]
+            found += piece
+            if len(piece) < PIECE_BYTES:
+                return found
 
     def batch_settings(self, request: Request) -> dict[str, str]:
         """What batch.sh is told besides its jobs."""
@@ -150,7 +176,7 @@ def place_here(request: Request, watcher: Watcher) -> Iterator[Place]:
             n_threads=default_threads(),
             evidence=Evidence.MEASURED,
         ),
-        program=program,
+        build=lambda: program,
         boot_unix_s=_boot_unix_s(),
         is_phone=False,
     )
@@ -158,7 +184,3 @@ def place_here(request: Request, watcher: Watcher) -> Iterator[Place]:
 
 def _boot_unix_s() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _file(path: Path, target: str) -> File:
-    return File(path=path, target=target, sha256=sha256_file(path), size_bytes=path.stat().st_size)

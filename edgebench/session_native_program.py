@@ -20,7 +20,7 @@ NATIVE_RUNNERS = (LlamaNative.name, OnnxNative.name)
 _STANDS_FOR = {"llama_cpp": LlamaNative.name, "onnx": OnnxNative.name}
 """On a device without Python, asking for one of these means its program."""
 _LEVEL = "EDGEBENCH_NATIVE_LEVEL"
-"""Names a level, where a processor has not all that its system promises and the best program dies of SIGILL."""
+"""Names a level: a processor that lacks what its system promises ends the best program by SIGILL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,11 @@ class Results:
         metering.chosen = samples.headline()
         if metering.chosen is None:
             metering.reason, metering.why = samples.why_no_energy()
+        elif (source := _headline_so_far(store, job.cell.run_id)) not in (None, metering.chosen.source):
+            # Figures of one run are of one meter: rails and a whole phone are not to be averaged.
+            metering.chosen = next((facts for facts, _ in meters if facts.source == source), None)
+            metering.reason = Absence.UNREADABLE
+            metering.why = f"{source}, which this run's other figures are of, said nothing here"
         heard = Heard({facts.source: told for facts, told in meters}, samples.failures())
         return cls(
             job=job,
@@ -84,21 +89,30 @@ class Results:
             heard=heard,
         )
 
-    def save(self) -> int:
-        """Store what is not stored yet; how many trials and answers that were."""
+    def save(self, *, is_over: bool = True) -> int:
+        """Store what is not stored yet; how many trials and answers that were.
+
+        While a job still works there are only answers to store: energy is of the whole of it.
+        """
         run_id = self.job.cell.run_id
-        if self.store.run(run_id).status is Status.COMPLETE:
+        if self.store.run(run_id).status is Status.COMPLETE or not self.lines:
             return 0
+        if not is_over:
+            return self._scores() if self.job.groups else 0
         for line in self.lines:
             if line["type"] == "loaded":
                 self.store.set_engine(run_id, line["facts"])
                 self.store.set_baseline(run_id, line["baseline_rss_bytes"])
         self.store.set_meters(run_id, self.metering.facts())
-        n_saved = (
-            self._idle() if self.job.idle_kind else self._visit() if is_speed(self.job) else self._scores()
-        )
-        if n_saved:
-            self._readings()
+        # Windows come before what is counted as stored: whoever is killed in between finds both missing.
+        if self.job.idle_kind:
+            n_saved = self._idle()
+        elif is_speed(self.job):
+            n_saved = self._visit()
+        else:
+            self._answers_window()
+            n_saved = self._scores()
+        self._readings()
         return n_saved
 
     # Speed.
@@ -111,10 +125,17 @@ class Results:
             for repetition in repetitions
         }
         asked = {test for test, _ in missing}
-        process_index = self.store.next_process_index(run_id)
         trials = [line for line in self.lines if line["type"] == "trial" and line["test"] in asked]
         best_canary_s = min((line["canary_before_s"] for line in trials), default=0.0)
-        known = {_identity(row) for row in self.store.rows(_TRIALS, (run_id,))}
+        known = {_identity(row): row["process_index"] for row in self.store.rows(_TRIALS, (run_id,))}
+        process_index = next(
+            (known[key] for line in trials if (key := _identity(line)) in known),
+            self.store.next_process_index(run_id),
+        )
+        for line in self.lines:
+            if line["type"] == "window" and line["test"] in asked:
+                columns = {key: line[key] for key in ("test", "busy_s", "n_requests", "n_prompt", "n_gen")}
+                self._windows("test", line["start_s"], line["end_s"], process_index, columns)
         saved: set[tuple[str, str, int]] = set()
         for line in trials:
             key = line["test"], line["phase"], line["repetition"]
@@ -128,11 +149,6 @@ class Results:
             self.store.add_trial(
                 run_id, self._trial(line, process_index, best_canary_s), line["token_times_s"]
             )
-        counted = {test for test, phase, _ in saved if phase == "measured"}
-        for line in self.lines:
-            if line["type"] == "window" and line["test"] in counted:
-                columns = {key: line[key] for key in ("test", "busy_s", "n_requests", "n_prompt", "n_gen")}
-                self._windows("test", line["start_s"], line["end_s"], process_index, columns)
         return sum(phase == "measured" for _, phase, _ in saved)
 
     def _trial(self, line: Mapping[str, Any], process_index: int, best_canary_s: float) -> dict[str, Any]:
@@ -178,9 +194,17 @@ class Results:
         idle = next((line for line in self.lines if line["type"] == "idle"), None)
         if idle is None or self.metering.chosen is None or self._has_idle():
             return 0
-        process_index = self.store.next_process_index(self.job.cell.run_id)
-        self._windows(self.job.idle_kind, idle["start_s"], idle["end_s"], process_index, {"test": "*"})
+        self._windows(
+            self.job.idle_kind, idle["start_s"], idle["end_s"], self._idles_process(), {"test": "*"}
+        )
         return 1
+
+    def _idles_process(self) -> int:
+        """The process that an idle time belongs to: the visit's before or after it."""
+        run_id, round_index = self.job.cell.run_id, self.job.round_index
+        sql = "SELECT max(process_index) AS i FROM trial WHERE run_id = ? AND round_index = ?"
+        of_round = self.store.rows(sql, (run_id, round_index))[0]["i"]
+        return self.store.next_process_index(run_id) if of_round is None else int(of_round)
 
     def _has_idle(self) -> bool:
         return any(
@@ -197,15 +221,37 @@ class Results:
             "process_index": process_index,
             **columns,
         }
+        if self._has_window(kind, start_s):
+            return
         rows = self.metering.windows(self.heard, self.clock, start_s, end_s, named)
         self.store.add_windows(self.job.cell.run_id, rows)
 
+    def _has_window(self, kind: str, start_s: float) -> bool:
+        at_s = self.clock.run_s(start_s)
+        windows = self.store.windows(self.job.cell.run_id)
+        return any(w["kind"] == kind and abs(w["start_s"] - at_s) < _SAME_WINDOW_S for w in windows)
+
     # Accuracy.
+
+    def _answers_window(self) -> None:
+        """The energy of all groups that the job's last attempt answered."""
+        begins = [i for i, line in enumerate(self.lines) if line["type"] == "loaded"]
+        attempt = self.lines[begins[-1] if begins else 0 :]
+        groups = [line for line in attempt if line["type"] == "group" and line["group"] in self.job.groups]
+        if not groups:
+            return
+        told = [answer for line in groups for answer in self.job.groups[line["group"]]["answers"]]
+        start_s = min(line["start_s"] for line in groups)
+        end_s = max(line["start_s"] + line["group_s"] for line in groups)
+        n_questions = len({answer["question_id"] for answer in told})
+        columns = {"test": "*", "n_requests": n_questions, "n_questions": n_questions, "n_gen": 0}
+        columns |= {"n_prompt": sum(answer["n_prompt"] or 0 for answer in told), "busy_s": end_s - start_s}
+        self._windows("answers", start_s, end_s, 0, columns)
 
     def _scores(self) -> int:
         run_id = self.job.cell.run_id
         fresh = {told["group"] for told in self.job.groups.values()} - self._stored_groups()
-        n_saved, n_questions, n_prompt, ends = 0, 0, 0, []
+        n_saved = 0
         found: dict[int, dict[int, list[float]]] = {}
         for line in self.lines:
             if line["type"] == "answer":
@@ -215,21 +261,9 @@ class Results:
             rows = answer_rows(self.job, line["group"], found.get(line["group"], {}))
             self.store.add_answers(run_id, rows)
             fresh.discard(line["group"])
-            end_s = line["start_s"] + line["group_s"]
-            at_s = self.clock.run_s(end_s)
+            at_s = self.clock.run_s(line["start_s"] + line["group_s"])
             self.store.add_readings(run_id, "scoring_group", "s", [(at_s, line["group_s"])])
-            ends += [line["start_s"], end_s]
             n_saved += len(rows)
-            n_questions += len({row["question_id"] for row in rows})
-            n_prompt += sum(row["n_prompt"] or 0 for row in rows)
-        if n_saved:
-            busy_s = max(ends) - min(ends)
-            columns = {"test": "*", "n_requests": n_questions, "n_questions": n_questions}
-            columns |= {"n_prompt": n_prompt, "n_gen": 0, "busy_s": busy_s}
-            rows = self.metering.windows(
-                self.heard, self.clock, min(ends), max(ends), {"kind": "answers", **columns}
-            )
-            self.store.add_windows(run_id, rows)
         return n_saved
 
     def _stored_groups(self) -> set[int]:
@@ -267,7 +301,15 @@ class Results:
 
 
 _SAME = ("test", "phase", "repetition", "total_s", "canary_before_s", "canary_after_s")
-_TRIALS = f"SELECT {', '.join(_SAME)} FROM trial WHERE run_id = ?"  # noqa: S608
+_TRIALS = f"SELECT process_index, {', '.join(_SAME)} FROM trial WHERE run_id = ?"  # noqa: S608
+_SAME_WINDOW_S = 0.01
+"""Two windows of a kind that begin closer than this are one."""
+
+
+def _headline_so_far(store: Store, run_id: str) -> str | None:
+    """The meter that a run's stored figures are of."""
+    windows = store.windows(run_id)
+    return next((str(w["source"]) for w in windows if w["headline"] and w["energy_j"] is not None), None)
 
 
 def _identity(trial: Mapping[str, Any]) -> tuple[Any, ...]:

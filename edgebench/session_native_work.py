@@ -9,7 +9,14 @@ from edgebench.core.units import data_size
 from edgebench.results.store import Store
 from edgebench.session import RUNTIME_BYTES, cell_of, prepare
 from edgebench.session_cell import Cell, Outcome, Watcher, close, recorded
-from edgebench.session_native_jobs import NativeJob, accuracy_job, idle_job, layout, speed_job
+from edgebench.session_native_jobs import (
+    NativeJob,
+    accuracy_job,
+    check_scorers,
+    idle_job,
+    layout,
+    speed_job,
+)
 from edgebench.session_plan import Plan
 from edgebench.session_score import finish, missing_groups
 from edgebench.session_speed import missing_trials, visits_of
@@ -38,8 +45,14 @@ class Work:
 
     @classmethod
     def of(cls, plan: Plan, store: Store, watcher: Watcher, outcome: Outcome) -> "Work":
-        """A plan's files, and its runs as they stand in the database."""
-        artifacts = prepare(plan, store, watcher, outcome)
+        """A plan's files, and its runs as they stand in the database. UsageError: not for native programs."""
+        check_scorers(plan)
+        artifacts = []
+        for artifact in prepare(plan, store, watcher, outcome):
+            if artifact.quant.format in plan.runner.formats:
+                artifacts.append(artifact)
+            else:
+                outcome.fail(_unfit(artifact, plan), watcher)
         return cls(plan, [cell_of(plan, job, artifact, store) for job in plan.jobs for artifact in artifacts])
 
     def check_memory(
@@ -67,6 +80,9 @@ class Work:
         speed = [cell for cell in cells if cell.job.mode is Mode.PERFORMANCE]
         for key in dict.fromkeys(cell.job.config_sha256 for cell in speed):
             own = [cell for cell in speed if cell.job.config_sha256 == key]
+            if own[0].job.anchored and len(own) > 1:
+                for cell in own:
+                    store.set_anchor(cell.run_id, own[0].run_id)
             for round_index, i in visits_of(len(own), own[0].job.n_rounds, anchored=own[0].job.anchored):
                 missing = missing_trials(own[i], round_index, store)
                 if missing and store.run(own[i].run_id).status is not Status.COMPLETE:
@@ -114,13 +130,33 @@ class Work:
                 if cell.job.mode is Mode.ACCURACY:
                     if not missing_groups(cell, store):
                         finish(cell, store, watcher)
-                elif not any(missing_trials(cell, r, store) for r in range(cell.job.n_rounds)):
+                elif not any(missing_trials(cell, r, store) for r in self._rounds(cell)):
                     close(cell, store)
+
+    def _rounds(self, cell: Cell) -> list[int]:
+        """The rounds of a cell's visits: an anchor has more of them than others."""
+        own = [one for one in self.cells if one.job.config_sha256 == cell.job.config_sha256]
+        job = cell.job
+        visits = visits_of(len(own), job.n_rounds, anchored=job.anchored)
+        return sorted({r for r, i in visits if own[i] is cell})
 
     def tell_cut_short(self, store: Store, watcher: Watcher, outcome: Outcome) -> None:
         """Mark the runs that should be over and are not: the device went down, or killed what ran."""
-        for cell in self.cells:
-            if store.run(cell.run_id).status is Status.RUNNING:
-                store.set_status(cell.run_id, Status.INTERRUPTED)
-                what = f"{cell.artifact.label} {cell.job.title}: "
-                outcome.fail(RunFailed("it was cut short there; what was measured is stored"), watcher, what)
+        for cell in self.interrupt(store):
+            what = f"{cell.artifact.label} {cell.job.title}: "
+            outcome.fail(RunFailed("it was cut short there; what was measured is stored"), watcher, what)
+
+    def interrupt(self, store: Store) -> list[Cell]:
+        """Mark the runs that are not over; which those are."""
+        cut = [cell for cell in self.cells if store.run(cell.run_id).status is Status.RUNNING]
+        for cell in cut:
+            store.set_status(cell.run_id, Status.INTERRUPTED)
+        return cut
+
+
+def _unfit(artifact: Artifact, plan: Plan) -> ModelError:
+    wanted = " or ".join(plan.runner.formats)
+    return ModelError(
+        f"{artifact.model} is a model in {artifact.quant.format}; {plan.runner.name} runs {wanted}",
+        "edgebench quantize makes one in another format",
+    )

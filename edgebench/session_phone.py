@@ -4,14 +4,18 @@ A name is a profile's (`pixel8`: any phone of that model), `adb:SERIAL` (that on
 """
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from edgebench.core import registry
+from edgebench.core.energy import Scope
 from edgebench.core.errors import DeviceError, EdgebenchError, HostLost
-from edgebench.core.types import Evidence
+from edgebench.core.hashing import sha256_text
+from edgebench.core.types import Evidence, Status
 from edgebench.devices import phone_facts, phone_probe
 from edgebench.devices.adb import PREFIX, AdbHost, Attached, attached, find_phone
 from edgebench.devices.adb import connect as connect
@@ -23,13 +27,15 @@ from edgebench.runners.native_target import level_for
 from edgebench.session_catalog import meter_row
 from edgebench.session_cell import Outcome, Watcher
 from edgebench.session_native import collect_left, execute_native
+from edgebench.session_native_jobs import check_native
 from edgebench.session_native_place import Place
-from edgebench.session_native_program import program_for
+from edgebench.session_native_program import native_runner, program_for
 from edgebench.session_native_store import mean_speed
 from edgebench.session_plan import Request, Site
 from edgebench.session_remote_deploy import prepare
 from edgebench.session_remote_link import Link
 
+_UNIT = '[ -s "$1/.edgebench-host" ] || echo "$2" >"$1/.edgebench-host"; cat "$1/.edgebench-host"'
 ROOT = "/data/local/tmp/edgebench"
 """What a phone lets its shell write to and run from; EDGEBENCH_PHONE_DIR names another folder."""
 SWEEP_PROMPT, SWEEP_GEN, SWEEP_REPETITIONS = 64, 32, 2
@@ -38,11 +44,14 @@ NEARLY = 0.97
 """Fewer threads are taken when they are as fast as this: they leave more for what else the phone does."""
 
 
+AUTO = "auto"
+
+
 def is_phone(device: str) -> bool:
-    """Whether a device's name is a phone's; of `auto`, whether one is attached."""
-    if device == "auto":
+    """Whether a device's name is a phone's; of `auto`, whether one is attached, ready or not."""
+    if device == AUTO:
         try:
-            return any(one.state == "device" for one in attached())
+            return bool(attached())
         except EdgebenchError:
             return False  # no adb, no phone
     return device.startswith(PREFIX) or device in phone_names()
@@ -66,7 +75,7 @@ def _root() -> str:
 def _named(name: str) -> AdbHost:
     if name.startswith(PREFIX):
         return find_phone(name.removeprefix(PREFIX))
-    if name == "auto":
+    if name == AUTO:
         return find_phone(None)
     seen: list[str] = []
     fitting: list[Attached] = []
@@ -101,24 +110,26 @@ def _named(name: str) -> AdbHost:
 
 @contextmanager
 def phone_place(name: str, watcher: Watcher, request: Request | None = None) -> Iterator[Place]:
-    """A phone with the program built for it, ready to be given work; without a request, llama.cpp's."""
+    """A phone, ready to be given work; without a request, llama.cpp's. Programs are built when needed."""
     with reach_phone(name, watcher) as (link, facts):
         watcher.say(f"device: {facts.told()}")
-        prepare(link, _root())
+        prepare(link, _root(), "EDGEBENCH_PHONE_DIR")
+        unit = link.run(["sh", "-c", _UNIT, "sh", _root(), secrets.token_hex(8)]).strip()
         asked = request or Request(device=name)
-        program = program_for(asked, facts.target, facts.features, watcher, _progress(watcher))
         n_threads, _ = facts.thread_candidates()[0]
         yield Place(
             link=link,
             root=_root(),
             site=Site(
                 device=facts.device_profile(),
-                environment=facts.environment(),
-                runner=program.runner,
+                environment=facts.environment(unit=sha256_text(unit)[:8]),
+                runner=registry.load("runners", native_runner(asked)),
                 n_threads=n_threads,
                 evidence=Evidence.SYNTHETIC if facts.is_double else Evidence.MEASURED,
+                meter=_meter(facts),
             ),
-            program=program,
+            build=lambda: program_for(asked, facts.target, facts.features, watcher, _progress(watcher)),
+            owner=unit,
             available_bytes=facts.available_bytes,
             boot_unix_s=time.time() - facts.uptime_s,
             minimum_s=facts.minimum_window_s(),
@@ -126,8 +137,18 @@ def phone_place(name: str, watcher: Watcher, request: Request | None = None) -> 
         )
 
 
+def _meter(facts: PhoneFacts) -> str | None:
+    """What energy can be read of now; a run that could read nothing is another than one that could."""
+    usable = [status.source for status in phone_probe.probe(facts).sources if status.usable]
+    if not usable:
+        return None
+    return phone_probe.RAILS if phone_probe.RAILS in usable else Scope.BATTERY.value
+
+
 def execute_phone(requests: Sequence[Request], store: Store, watcher: Watcher) -> Outcome:
     """Do requests on the phone they name; results are in `store`, as those of any other device."""
+    for request in requests:
+        check_native(request)
     with phone_place(requests[0].device, watcher, requests[0]) as place:
         settled = [_with_threads(request, place, store, watcher) for request in requests]
         return execute_native(settled, place, store, watcher)
@@ -204,7 +225,9 @@ def _with_threads(request: Request, place: Place, store: Store, watcher: Watcher
     watcher.say(
         f"trying {len(tried)} numbers of threads with {trial.quants[0] if trial.quants else 'the file'}"
     )
-    outcome = execute_native(tried, place, store, watcher)
+    outcome = execute_native(tried, place, store, watcher, tuning=True)
+    if any(store.run(run_id).status is Status.INTERRUPTED for ids in outcome.run_ids for run_id in ids):
+        outcome.raise_if_bad()  # a choice among a part of them would be another one than the next command's
     speeds = [_speed(store, run_ids[0]) if run_ids else None for run_ids in outcome.run_ids[: len(tried)]]
     found = [(speed, one) for speed, one in zip(speeds, tried, strict=True) if speed is not None]
     if not found:

@@ -25,6 +25,7 @@ from edgebench.devices.gpu import Gpu
 from edgebench.devices.local import default_threads, local_environment
 from edgebench.devices.profiles import own_profile
 from edgebench.quantize.adopted import adopted_models
+from edgebench.results.records import TUNE
 from edgebench.runners.llama_backends import check_gpu_backend
 from edgebench.session_energy import AUTO, Metering, open_metering
 from edgebench.session_gpu import gpu_of
@@ -104,6 +105,10 @@ class Site:
     """Where the request names no number."""
     evidence: Evidence
     """`synthetic` of a stand-in for a device."""
+    meter: str | None = None
+    """What energy could be read of now; None: nothing, or a battery that is being charged."""
+    tuning: bool = False
+    """Whether its runs only try settings out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,8 @@ class Plan:
     """What its figures are."""
     timing_source: str = "host"
     """Whose clock times the engine's calls: ours, or its own (`engine`)."""
+    tuning: bool = False
+    """Whether its runs only try settings out, and stand for nothing."""
     levels: tuple[str, ...] = field(default=())
     """Levels to make of each model; empty: the files as they are."""
 
@@ -173,7 +180,7 @@ def make_plan(request: Request, site: Site | None = None) -> Plan:
     gpu, gpu_told = gpu_of(settings) if here else (None, "")
     if gpu is not None:
         settings = replace(settings, gpu=gpu.uuid)
-    metering = Metering() if site else _metering(request, settings, gpu)
+    metering = Metering(elsewhere=site.meter) if site else _metering(request, settings, gpu)
     if attached and attached.elsewhere:
         metering.close()
         metering = Metering(reason=Absence.NO_SENSOR, why="the server is on another computer")
@@ -192,6 +199,8 @@ def make_plan(request: Request, site: Site | None = None) -> Plan:
     if request.mode != "performance":
         for name in dict.fromkeys(request.suites):
             jobs += accuracy_jobs(name, request, runner, settings)
+    if site and site.tuning:
+        jobs = [replace(job, config={**job.config, "protocol": TUNE}) for job in jobs]
     return Plan(
         request=request,
         device=device,
@@ -205,6 +214,7 @@ def make_plan(request: Request, site: Site | None = None) -> Plan:
         absent_told=_absent(request, texts_only),
         evidence=site.evidence if site else runner.evidence,
         timing_source="engine" if site else "host",
+        tuning=bool(site and site.tuning),
         levels=tuple(dict.fromkeys(request.quants)),
     )
 
@@ -308,6 +318,6 @@ def _speed_config(request: Request, runner: Runner, settings: Settings, metering
         "settings": settings.as_config(),
         "protocol": "rigorous" if request.rigorous else "window",
         "cold_load": request.cold_load or request.rigorous,
-        "meter": metering.chosen.source if metering.chosen else None,
+        "meter": metering.chosen.source if metering.chosen else metering.elsewhere,
         "seed": request.seed,
     }

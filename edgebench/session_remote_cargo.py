@@ -65,7 +65,7 @@ def cargo_of(request: Request, root: str, watcher: Watcher) -> Cargo:
     else:
         there = replace(there, data=None)
     if request.key is not None:
-        key = _file(request.key, "")
+        key = file_of(request.key, "")
         key = replace(key, target=f"{root}/data/{key.sha256[:16]}/key.csv")
         files.append(key)
         there = replace(there, key=Path(key.target))
@@ -140,11 +140,11 @@ def model_files(artifact: Artifact, target: str) -> list[File]:
     """The files of an artifact, the first of them at `target`."""
     path = artifact.path
     if path.is_dir():
-        return [_file(f, f"{target}/{f.relative_to(path).as_posix()}") for f in artifact_files(path)]
+        return [file_of(f, f"{target}/{f.relative_to(path).as_posix()}") for f in artifact_files(path)]
     parts = [path] if artifact.quant.format is Format.SYNTHETIC else artifact_files(path)
     if parts == [path]:
         return [File(path=path, target=target, sha256=artifact.sha256, size_bytes=artifact.size_bytes)]
-    return [_file(part, f"{posixpath.dirname(target)}/{part.name}") for part in parts]
+    return [file_of(part, f"{posixpath.dirname(target)}/{part.name}") for part in parts]
 
 
 def _name_there(artifact: Artifact) -> str:
@@ -172,8 +172,9 @@ def _question_files(request: Request) -> Iterator[tuple[str, File]]:
             found = locate(definition, request.data, dev=dev)
             if found.form.root == "data":
                 for inside, path in found.paths.items():
-                    yield posixpath.join(found.form.folder, inside), _file(path, "")
+                    yield posixpath.join(found.form.folder, inside), file_of(path, "")
 
 
-def _file(path: Path, target: str) -> File:
+def file_of(path: Path, target: str) -> File:
+    """A file here as it is to be there."""
     return File(path=path, target=target, sha256=sha256_file(path), size_bytes=path.stat().st_size)

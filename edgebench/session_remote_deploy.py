@@ -126,14 +126,14 @@ def deploy(link: Link, board: Board, watcher: Watcher, *, engine: bool) -> str:
     return python
 
 
-def prepare(link: Link, root: str) -> None:
-    """Make the folder; DeviceError when it is somebody else's."""
-    with _hinted("name a folder you may write to with EDGEBENCH_HOST_DIR"):
+def prepare(link: Link, root: str, variable: str = "EDGEBENCH_HOST_DIR") -> None:
+    """Make the folder; DeviceError when it is somebody else's. `variable` is what names another one."""
+    with _hinted(f"name a folder you may write to with {variable}"):
         told = link.run(["sh", "-c", _PREPARE, "sh", root]).strip()
     if told != "ours":
         raise DeviceError(
             f"{link.host.name}: {root} is there and was not made by edgebench",
-            "name another folder with EDGEBENCH_HOST_DIR",
+            f"name another folder with {variable}",
         )
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from edgebench.core.errors import UsageError, nearest
-from edgebench.core.types import Mode, Shape, Status
+from edgebench.core.types import Evidence, Mode, Shape, Status
 from edgebench.results.compare import noise_floor
 from edgebench.results.engines import EngineRow, EngineTable, compared, title, weights_of
 from edgebench.results.levels import Asking, LevelRow, asking, level_rows
@@ -80,6 +80,11 @@ def accepted(table: EngineTable) -> list[str]:
         if found is None or found.agree is None or figure is None or one.row.device_id == base.device_id:
             continue
         agree = f"{round(found.agree.value * found.agree.n)} of {found.agree.n} answers agree"
+        if Evidence.SYNTHETIC in (base.evidence, one.row.evidence):
+            told.append(
+                f"{one.row.device_id}: {agree} with {base.device_id}; no device's, so it shows nothing"
+            )
+            continue
         what = f"{base.headline} {figure.value:.3f} of {figure.n} questions on {base.device_id}"
         holds = _HOLDS[found.gate]
         told.append(f"{what} {holds} for {one.row.device_id}: {'; '.join([agree, *found.reasons])}")

@@ -40,6 +40,8 @@ NATIVE = "edgebench-native"
 LLAMA_BENCH = "llama-bench"
 PROGRAMS = (NATIVE, LLAMA_BENCH)
 SOURCE = Path(__file__).parent / "native" / "edgebench_native.cpp"
+HEADER = SOURCE.with_name("edgebench_job.hpp")
+"""What our programs share; it lies beside whichever of them is compiled."""
 FACTS = "build.json"
 """Beside the programs, written last: what they are. A folder without it holds nothing."""
 _OPTIONS = {
@@ -193,9 +195,10 @@ def place_name(abi: str, level: str, key: str) -> str:
 
 
 def source_key() -> str:
-    """What every build is made of: llama.cpp's version, our own program, how they are put together."""
+    """What every build is made of: llama.cpp's version, our own sources, how they are put together."""
     levels = {level.name: dict(level.cmake) for family in LEVELS.values() for level in family}
-    return sha256_json([installed_version(), sha256_file(SOURCE), _PROJECT, _OPTIONS, levels])[:12]
+    ours = [sha256_file(SOURCE), sha256_file(HEADER)]
+    return sha256_json([installed_version(), *ours, _PROJECT, _OPTIONS, levels])[:12]
 
 
 def build_key(kit: Kit, level: Level) -> str:
@@ -224,7 +227,8 @@ def _compile(
     stamp = json.dumps([str(tree), installed_version(), kit.version, dict(kit.definitions)])
     _begin_anew(work, stamp)
     _put(work / "project" / "CMakeLists.txt", _PROJECT)
-    _put(work / "project" / SOURCE.name, SOURCE.read_text(encoding="utf-8"))
+    for source in (SOURCE, HEADER):
+        _put(work / "project" / source.name, source.read_text(encoding="utf-8"))
     names = {str(tree): "llama.cpp", str(work): "build"}
     flags = " ".join(f"-ffile-prefix-map={shlex.quote(folder)}={name}" for folder, name in names.items())
     told = {**definitions, "LLAMA": str(tree), "CMAKE_C_FLAGS": flags, "CMAKE_CXX_FLAGS": flags}

@@ -8,7 +8,7 @@ A job file is text, one op a line, words apart by one blank, texts as hex of UTF
     test NAME n_prompt n_gen n_depth seed first n_rep min_s     a warm-up, repetitions, their window
     chat NAME n_gen first n_rep min_s HEX                       a text, greedily answered
     ask NAME n_gen first n_rep min_s N_ENDERS e… N t…           (ONNX) the same, of tokens
-    sustained NAME n_gen seconds seed
+    sustained NAME n_gen seconds seed                           seeds: 0 to 2**30
     context n_ctx n_seq_max                                     a cache for what follows
     group INDEX … endgroup                                      a scoring group, answered as a whole
     clear  |  hold N t…                                         an empty cache; one that holds these tokens
@@ -31,6 +31,11 @@ from edgebench.core.types import Settings, Workload
 from edgebench.runners.prefix_tree import Tree, trees
 
 FORMAT = "edgebench-job 1"
+SEEDS = 2**30 + 1
+"""The programs take seeds from 0 to 2**30; of any other whole number the remainder is written.
+
+So rounds, whose seeds follow each other, still get different tokens.
+"""
 MAX_LINE = 2**24
 """Characters of a line; a longer one is no answer."""
 
@@ -47,7 +52,8 @@ class JobFile:
     def test(self, workload: Workload, *, seed: int, first: int, n_rep: int, min_s: float) -> None:
         """`pp512`, `tg128@d4096` …: random tokens, no sampling."""
         w = workload
-        self._add("test", w.name, w.n_prompt, w.n_gen, w.n_depth, seed, first, n_rep, f"{min_s:.3f}")
+        sizes = (w.n_prompt, w.n_gen, w.n_depth)
+        self._add("test", w.name, *sizes, seed % SEEDS, first, n_rep, f"{min_s:.3f}")
 
     def chat(self, workload: Workload, *, text: str, first: int, n_rep: int, min_s: float) -> None:
         """A request in text, put into the model's template already."""
@@ -70,7 +76,7 @@ class JobFile:
 
     def sustained(self, workload: Workload, *, seed: int) -> None:
         """Minutes of writing."""
-        self._add("sustained", workload.name, workload.n_gen, workload.sustained_s, seed)
+        self._add("sustained", workload.name, workload.n_gen, workload.sustained_s, seed % SEEDS)
 
     def context(self, n_ctx: int, n_seq_max: int) -> None:
         """A cache of so many cells for so many sequences, for the groups that follow."""

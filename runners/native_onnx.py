@@ -21,6 +21,7 @@ from edgebench.core.paths import atomic_path, cache_part, exclusive
 from edgebench.core.pip import pip, pip_reason
 from edgebench.core.tool_env import Say, ensure_tool, pinned
 from edgebench.runners.llama_source import first_error, quiet
+from edgebench.runners.native_build import HEADER
 from edgebench.runners.native_target import Toolchain, abi_of, choose_toolchain, find_kit, target_here
 
 PROGRAM = "edgebench-ort"
@@ -112,8 +113,9 @@ def build(target: str, *, toolchain: str | None = None, say: Say = quiet) -> Onn
 
 
 def source_key() -> str:
-    """What every build is made of: ONNX Runtime's version and our own program."""
-    return sha256_json([pinned("export", "onnxruntime"), sha256_file(SOURCE), _START])[:12]
+    """What every build is made of: ONNX Runtime's version and our own sources."""
+    ours = [sha256_file(SOURCE), sha256_file(HEADER)]
+    return sha256_json([pinned("export", "onnxruntime"), *ours, _START])[:12]
 
 
 def _start(target: str) -> str:

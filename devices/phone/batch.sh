@@ -17,13 +17,14 @@ if [ -n "$KSH_VERSION" ]; then say() { print -r -- "$1"; }; else say() { printf 
 
 restore() {
   [ -f changed ] || return 0
+  undone=
   while read -r what value; do
     case $what in
-      stayon) settings put global stay_on_while_plugged_in "$value" ;;
-      awake) input keyevent 224 ;;
+      stayon) settings put global stay_on_while_plugged_in "$value" || undone=yes ;;
+      awake) input keyevent 224 || undone=yes ;;
     esac
   done <changed
-  rm -f changed
+  [ -n "$undone" ] || rm -f changed
 }
 
 screen_off() {
@@ -122,7 +123,7 @@ work() { # work JOB MASK
   job=$1 mask=$2
   shift 2
   [ "$mask" = - ] || set -- taskset "$mask" "$@"
-  "$@" 2>"jobs/$job/err.txt" &
+  "$@" >/dev/null 2>"jobs/$job/err.txt" &
   pid=$!
   echo "$pid" >"jobs/$job/pid"
   # adbd shields its children: when memory runs out, the phone is to end this program before anything else.
@@ -142,7 +143,9 @@ work() { # work JOB MASK
 
 job() { # job NAME IDLE_S MASK
   if [ ! -f "jobs/$1/rc" ]; then
-    rm -f "jobs/$1/out.jsonl" "jobs/$1/samples.txt" "jobs/$1/pid"
+    # What was answered before a break is kept: the program does what is missing.
+    grep -q '^{"type":"group"' "jobs/$1/out.jsonl" 2>/dev/null || rm -f "jobs/$1/out.jsonl"
+    rm -f "jobs/$1/samples.txt" "jobs/$1/pid"
     echo "{\"type\":\"begin\",\"job\":\"$1\"}"
     cool_down "$1"
     sh "$batch/sampler.sh" "jobs/$1/samples.txt" "jobs/$1/pid" 2>"jobs/$1/sampler.txt" &

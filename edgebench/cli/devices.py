@@ -85,7 +85,8 @@ def devices_probe(device: str, output: str) -> None:
         from edgebench.session_remote import probe_host
 
         with Progress() as progress:
-            told = (probe_phone if is_phone(device) else probe_host)(device, progress)
+            phone = device == "auto" or is_phone(device)  # here it is never this computer
+            told = (probe_phone if phone else probe_host)(device, progress)
         meters, state, findings = told["meters"], told["state"], told.get("findings", [])
     if output in ("json", "jsonl"):
         emit_one({"meters": meters, "state": state, **({"findings": findings} if findings else {})}, output)
@@ -157,7 +158,7 @@ def devices_clean(host: str, yes: bool) -> None:
     from edgebench.session_phone import clean_phone, is_phone, phone_folder
     from edgebench.session_remote import clean_host, host_folder
 
-    if is_phone(host):
+    if host == "auto" or is_phone(host):
         clean_host, host_folder = clean_phone, phone_folder
     with Progress() as progress:
         folder, size_bytes = host_folder(host, progress)

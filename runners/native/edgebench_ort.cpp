@@ -4,171 +4,38 @@
 //   edgebench-ort --version     which library it found
 //
 // It decides nothing: tests, tokens and texts stand in the job file (edgebench/runners/native_job.py, which
-// describes the format). Times are seconds of CLOCK_BOOTTIME, the clock of /proc/uptime. One process, one graph.
+// describes the format). What it shares with our other programs is edgebench_job.hpp. One process, one graph.
 //
 // libonnxruntime.so.1 lies beside it and is opened by name: the wheels bring the library without its header, so
 // functions are called by their place in its table, which only ever grows.
 
 #include <algorithm>
-#include <cerrno>
 #include <climits>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <fstream>
 #include <map>
 #include <memory>
-#include <random>
 #include <set>
 #include <sstream>
-#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "edgebench_job.hpp"
+
 namespace {
 
-const char * const FORMAT = "edgebench-job 1";
+using namespace edgebench;
+
 const char * const LIBRARY = "libonnxruntime.so.1";
-const int MOST_TOKENS = 1 << 22;  // a job file that asks for more is damaged
-const int SPIN_STEPS = 2000000;  // some ms of integer work
-
-struct Refused : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-double now_s() {
-    timespec t;
-    clock_gettime(CLOCK_BOOTTIME, &t);
-    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
-}
-
-// ---- what is written ------------------------------------------------------------------------------------
-
-FILE * out_file = nullptr;
-
-void write_line(const std::string & line) {
-    for (FILE * to : {out_file, stdout}) {
-        if (to && (fwrite(line.data(), 1, line.size(), to) != line.size() || fputc('\n', to) == EOF || fflush(to))) {
-            if (to == out_file) {
-                fprintf(stderr, "can't write: is the disk full?\n");
-                _exit(74);
-            }
-        }
-    }
-}
-
-std::string quoted(const std::string & text) {
-    std::string made = "\"";
-    for (unsigned char c : text) {
-        char escape[8];
-        if (c == '"' || c == '\\') {
-            made += '\\';
-            made += char(c);
-        } else if (c < 0x20 || c >= 0x7f) {  // bytes beyond ASCII may be no UTF-8: shown as what they are
-            snprintf(escape, sizeof escape, "\\u%04x", c);
-            made += escape;
-        } else {
-            made += char(c);
-        }
-    }
-    return made + "\"";
-}
-
-class Line {  // one JSON object
-  public:
-    explicit Line(const char * type) { text_ = std::string("{\"type\":") + quoted(type); }
-    Line & add(const char * key, const std::string & value) { return raw(key, quoted(value)); }
-    Line & add(const char * key, double value) { return raw(key, number(value)); }
-    Line & add(const char * key, int64_t value) { return raw(key, std::to_string(value)); }
-    Line & add(const char * key, int value) { return raw(key, std::to_string(value)); }
-    Line & flag(const char * key, bool value) { return raw(key, value ? "true" : "false"); }
-    Line & maybe(const char * key, bool there, double value) { return raw(key, there ? number(value) : "null"); }
-    Line & maybe(const char * key, int64_t value) { return raw(key, value < 0 ? "null" : std::to_string(value)); }
-    Line & list(const char * key, const std::vector<double> & values) {
-        std::string made = "[";
-        for (size_t i = 0; i < values.size(); i++) {
-            made += (i ? "," : "") + number(values[i]);
-        }
-        return raw(key, made + "]");
-    }
-    Line & raw(const char * key, const std::string & value) {
-        text_ += "," + quoted(key) + ":" + value;
-        return *this;
-    }
-    std::string object() const { return text_ + "}"; }
-    void write() const { write_line(object()); }
-
-    static std::string number(double value) {
-        char made[40];
-        if (!std::isfinite(value)) {
-            return "null";
-        }
-        snprintf(made, sizeof made, "%.17g", value);
-        return made;
-    }
-
-  private:
-    std::string text_;
-};
-
-// ---- what this process takes ----------------------------------------------------------------------------
-
-struct Memory {
-    int64_t peak = -1, rss = -1, anon = -1, file = -1, swap = -1, n_major_faults = -1;
-};
-
-Memory read_memory() {
-    Memory found;
-    std::ifstream status("/proc/self/status");
-    std::string line;
-    while (std::getline(status, line)) {
-        const std::pair<const char *, int64_t *> keys[] = {
-            {"VmHWM:", &found.peak},    {"VmRSS:", &found.rss},   {"RssAnon:", &found.anon},
-            {"RssFile:", &found.file},  {"VmSwap:", &found.swap},
-        };
-        for (const auto & key : keys) {
-            if (line.rfind(key.first, 0) == 0) {
-                *key.second = 1024 * std::strtoll(line.c_str() + strlen(key.first), nullptr, 10);
-            }
-        }
-    }
-    std::ifstream stat("/proc/self/stat");
-    std::getline(stat, line);
-    const size_t name_end = line.rfind(')');
-    if (name_end != std::string::npos) {
-        std::istringstream fields(line.substr(name_end + 1));
-        std::string word;
-        for (int i = 3; i <= 12 && fields >> word; i++) {
-            if (i == 12) {
-                found.n_major_faults = std::strtoll(word.c_str(), nullptr, 10);
-            }
-        }
-    }
-    return found;
-}
-
-void reset_peak() {
-    if (FILE * f = fopen("/proc/self/clear_refs", "w")) {
-        fputs("5", f);
-        fclose(f);
-    }
-}
-
-double spin_s() {  // the host's speed, engine aside
-    const double begun = now_s();
-    volatile uint32_t x = 1;
-    for (int i = 0; i < SPIN_STEPS; i++) {
-        x = x * 1103515245u + 12345u;
-    }
-    return now_s() - begun;
-}
 
 // ---- ONNX Runtime ---------------------------------------------------------------------------------------
 
@@ -296,69 +163,11 @@ float from_half(uint16_t bits) {
     return value;
 }
 
-// ---- the job file ---------------------------------------------------------------------------------------
-
-class Words {  // the words of a line, checked as they are taken
-  public:
-    Words(const std::string & line, int number) : in_(line), number_(number) {}
-    std::string word() {
-        std::string found;
-        if (!(in_ >> found)) {
-            fail("ends early");
-        }
-        return found;
-    }
-    int whole(int least, int most) {
-        const std::string found = word();
-        char * end = nullptr;
-        const long long value = std::strtoll(found.c_str(), &end, 10);
-        if (*end || value < least || value > most) {
-            fail("has " + found + " where a number from " + std::to_string(least) + " on is due");
-        }
-        return int(value);
-    }
-    double seconds() {
-        const std::string found = word();
-        char * end = nullptr;
-        const double value = std::strtod(found.c_str(), &end);
-        if (*end || !(value >= 0 && value < 1e6)) {
-            fail("has " + found + " where seconds are due");
-        }
-        return value;
-    }
-    std::string text() {  // hex of bytes; - is empty
-        const std::string found = word();
-        std::string made;
-        if (found == "-") {
-            return made;
-        }
-        if (found.size() % 2) {
-            fail("has an odd number of hex digits");
-        }
-        for (size_t i = 0; i < found.size(); i += 2) {
-            char * end = nullptr;
-            const std::string pair = found.substr(i, 2);
-            made += char(std::strtol(pair.c_str(), &end, 16));
-            if (*end) {
-                fail("has a text that is no hex");
-            }
-        }
-        return made;
-    }
-    [[noreturn]] void fail(const std::string & what) const {
-        throw Refused("line " + std::to_string(number_) + " of the job file " + what);
-    }
-
-  private:
-    std::istringstream in_;
-    int number_;
-};
+// ---- the model ------------------------------------------------------------------------------------------
 
 struct Settings {  // the others that a job file has are llama.cpp's: here the graph decides
     int n_threads = 1, n_ubatch = 512;
 };
-
-// ---- the model ------------------------------------------------------------------------------------------
 
 bool is_there(const std::string & path, bool folder) {
     struct stat found;
@@ -382,7 +191,7 @@ class Configuration {  // a JSON file beside the graph; of it a few plain member
 
   private:
     std::string value(const char * key) const {
-        const std::string named = quoted(key);
+        const std::string named = json_text(key);
         size_t at = text_.find(named);
         at = at == std::string::npos ? at : text_.find_first_not_of(" \t\r\n", at + named.size());
         if (at == std::string::npos || text_[at] != ':') {
@@ -396,6 +205,13 @@ class Configuration {  // a JSON file beside the graph; of it a few plain member
 
 class Model {
   public:
+    using Token = int64_t;
+    struct Request {
+        std::set<int> enders;
+        std::vector<int64_t> tokens;
+    };
+    static constexpr const char * ASKS = "ask";
+
     Model(const std::string & path, const Settings & settings) : settings_(settings) {
         const std::string file = is_there(path, true) ? path + "/model.onnx" : path;
         if (!is_there(file, false)) {
@@ -451,14 +267,31 @@ class Model {
             last_ = pass(&tokens[start], n_last_);
         }
     }
-    int64_t greedy(const std::set<int> & enders) {  // the likeliest token that does not end the text
+    std::vector<int64_t> tokens_of(Words & words, int least) const {
+        std::vector<int64_t> found;
+        for (int n = words.whole(least, MOST_TOKENS); n > 0; n--) {
+            found.push_back(words.whole(0, n_vocab - 1));
+        }
+        return found;
+    }
+    Request request_of(Words & words) const {
+        Request found;
+        for (int64_t token : tokens_of(words, 0)) {
+            found.enders.insert(int(token));
+        }
+        found.tokens = tokens_of(words, 1);
+        return found;
+    }
+    const std::vector<int64_t> & prompt_of(const Request & request) const { return request.tokens; }
+    bool shows(int64_t) const { return true; }  // it has no texts
+    int64_t next_of(const Request & request) {  // the likeliest token that does not end the text
         if (!last_) {
             throw Refused("nothing was evaluated yet: there is no next token");
         }
         take_row(last_.get(), n_last_ - 1, n_last_);
         int best = -1;
         for (int token = 0; token < n_vocab; token++) {
-            if ((best < 0 || row_[size_t(token)] > row_[size_t(best)]) && !enders.count(token)) {
+            if ((best < 0 || row_[size_t(token)] > row_[size_t(best)]) && !request.enders.count(token)) {
                 best = token;
             }
         }
@@ -487,9 +320,8 @@ class Model {
 
     int64_t cache_bytes() const { return shares_buffer_ && n_ctx_ ? bytes_per_cell_ * n_ctx_ : -1; }
     std::string facts() const {
-        const std::string & version = api_version;  // of one that is not const, std's own `quoted` would be taken
         return Line("facts")
-            .raw("versions", "{\"onnxruntime\":" + quoted(version) + "}")
+            .raw("versions", "{\"onnxruntime\":" + json_text(api_version) + "}")
             .raw("providers", "[\"CPUExecutionProvider\"]")
             .add("layout", is_genai_ ? "genai" : "plain")
             .flag("shared_buffer", shares_buffer_)
@@ -500,6 +332,8 @@ class Model {
     }
 
     int n_vocab = 0;
+    const bool add_bos = false;  // random tokens stay as they are
+    const int64_t bos = -1;
 
   private:
     // What the graph wants and gives; refused unless it is a text generator that wants what is fed here.
@@ -698,270 +532,33 @@ class Model {
     std::vector<float> row_;
 };
 
-// ---- speed ----------------------------------------------------------------------------------------------
-
-struct Test {
-    std::string name;
-    int n_prompt = 0, n_gen = 0, n_depth = 0, first = 0, n_rep = 1;
-    uint32_t seed = 0;
-    std::vector<int64_t> asked;  // a request
-    std::set<int> enders;
-    double min_s = 0, sustained_s = 0;
-};
-
-struct Timed {
-    double prefill_s = -1, decode_s = -1, ttft_s = -1, total_s = 0, engine_s = -1;
-    int n_prompt = 0, n_gen = 0;
-    std::vector<double> token_times_s;
-};
-
-class Bench {
-  public:
-    explicit Bench(Model & model) : model_(model) {}
-
-    void run(const Test & test) {
-        random_.seed(test.seed);
-        model_.open(int(test.asked.size()) + test.n_prompt + test.n_gen + test.n_depth, 1);
-        Test warm_up = test;
-        warm_up.sustained_s = 0;
-        repetition(warm_up, 0, "warmup");
-        double start_s = -1, end_s = 0, busy_s = 0;
-        int64_t n_prompt = 0, n_gen = 0, n = 0;
-        for (int i = test.first; n < test.n_rep || end_s - start_s < test.min_s; i++, n++) {
-            const Timed timed = repetition(test, i, "measured");
-            start_s = start_s < 0 ? begun_at_ : start_s;
-            end_s = ended_at_;
-            busy_s += timed.total_s;
-            n_prompt += timed.n_prompt;
-            n_gen += timed.n_gen;
-        }
-        Line("window").add("test", test.name).add("start_s", start_s).add("end_s", end_s).add("busy_s", busy_s)
-            .add("n_requests", n).add("n_prompt", n_prompt).add("n_gen", n_gen).write();
-    }
-
-  private:
-    Timed repetition(const Test & test, int index, const char * phase) {
-        model_.reset();
-        if (test.n_depth) {
-            model_.prefill(tokens(test.n_depth));
-        }
-        reset_peak();
-        const double canary_before_s = spin_s();
-        const Memory before = read_memory();
-        begun_at_ = now_s();
-        const Timed timed = !test.asked.empty()    ? reply(test)
-                            : test.sustained_s > 0 ? sustained(test)
-                                                   : synthetic(test);
-        ended_at_ = now_s();
-        const Memory after = read_memory();
-        const double canary_after_s = spin_s();
-        Line("trial").add("test", test.name).add("phase", phase).add("repetition", index)
-            .add("n_prompt", timed.n_prompt).add("n_gen", timed.n_gen).add("n_depth", test.n_depth)
-            .add("start_s", begun_at_).add("end_s", ended_at_)
-            .maybe("prefill_s", timed.prefill_s >= 0, timed.prefill_s)
-            .maybe("decode_s", timed.decode_s >= 0, timed.decode_s)
-            .maybe("ttft_s", timed.ttft_s >= 0, timed.ttft_s)
-            .add("total_s", timed.total_s)
-            .maybe("engine_s", timed.engine_s >= 0, timed.engine_s)
-            .list("token_times_s", timed.token_times_s)
-            .maybe("n_major_faults", before.n_major_faults < 0 ? -1 : after.n_major_faults - before.n_major_faults)
-            .maybe("swap_bytes", before.swap < 0 ? -1 : std::max<int64_t>(0, after.swap - before.swap))
-            .add("n_ctx", model_.n_ctx()).maybe("kv_cache_bytes", model_.cache_bytes())
-            .maybe("peak_rss_bytes", after.peak).maybe("rss_anon_bytes", after.anon).maybe("rss_file_bytes", after.file)
-            .add("canary_before_s", canary_before_s).add("canary_after_s", canary_after_s).write();
-        return timed;
-    }
-    std::vector<int64_t> tokens(int n) {
-        std::vector<int64_t> made;
-        for (int i = 0; i < n; i++) {
-            made.push_back(int64_t(random_() % uint32_t(model_.n_vocab)));
-        }
-        return made;
-    }
-    double timed_prefill(const std::vector<int64_t> & part, double & inside_s) {
-        const double begun = now_s();
-        model_.prefill(part);
-        const double done = now_s();
-        inside_s += done - begun;
-        return done;
-    }
-    Timed synthetic(const Test & test) {
-        const std::vector<int64_t> prompt = tokens(test.n_prompt);
-        const std::vector<int64_t> steps = tokens(test.n_gen);
-        Timed timed;
-        timed.n_prompt = test.n_prompt;
-        timed.n_gen = test.n_gen;
-        timed.engine_s = 0;
-        const double start = now_s();
-        const double prefilled = prompt.empty() ? start : timed_prefill(prompt, timed.engine_s);
-        double end = prefilled;
-        for (int64_t token : steps) {
-            end = timed_prefill({token}, timed.engine_s);
-            timed.token_times_s.push_back(end - start);
-        }
-        timed.prefill_s = prompt.empty() ? -1 : prefilled - start;
-        timed.decode_s = steps.empty() ? -1 : end - prefilled;
-        timed.total_s = end - start;
-        return timed;
-    }
-    Timed sustained(const Test & test) {
-        Timed timed;
-        timed.engine_s = 0;
-        const double start = now_s();
-        double told = start, end = start;
-        while (end - start < test.sustained_s) {
-            model_.reset();
-            for (int64_t token : tokens(test.n_gen)) {
-                end = timed_prefill({token}, timed.engine_s);
-                timed.token_times_s.push_back(end - start);
-            }
-            if (end - told >= 1) {
-                Line("progress").add("share", std::min(1.0, (end - start) / test.sustained_s)).write();
-                told = end;
-            }
-        }
-        timed.n_gen = int(timed.token_times_s.size());
-        timed.decode_s = timed.total_s = end - start;
-        return timed;
-    }
-    Timed reply(const Test & test) {
-        Timed timed;
-        const double start = now_s();
-        model_.prefill(test.asked);
-        const double prefilled = now_s();
-        double end = prefilled;
-        for (int i = 0; i < test.n_gen; i++) {
-            const int64_t token = model_.greedy(test.enders);
-            end = now_s();
-            timed.token_times_s.push_back(end - start);
-            if (i < test.n_gen - 1) {
-                model_.prefill({token});
-            }
-        }
-        timed.n_prompt = int(test.asked.size());
-        timed.n_gen = test.n_gen;
-        timed.prefill_s = prefilled - start;
-        timed.ttft_s = timed.token_times_s.front();
-        timed.decode_s = end - prefilled;
-        timed.total_s = end - start;
-        return timed;
-    }
-
-    Model & model_;
-    std::mt19937 random_;
-    double begun_at_ = 0, ended_at_ = 0;
-};
-
 // ---- a job ----------------------------------------------------------------------------------------------
 
-class Job {
+class Job : public JobFile<Model, Settings> {
   public:
-    explicit Job(const std::string & path) : in_(path) {
-        if (!in_) {
-            throw Refused("there is no job file " + path);
-        }
-    }
-    void run() {
-        if (!next() || line_ != FORMAT) {
-            throw Refused("this is no job file of this version");
-        }
-        while (next()) {
-            Words words(line_, number_);
-            const std::string op = words.word();
-            if (op == "model") {
-                path_ = words.text();
-            } else if (op == "settings") {
-                settings(words);
-            } else {
-                load();
-                step(op, words);
-            }
-        }
-        load();
-    }
+    using JobFile::JobFile;
 
   private:
-    bool next() {
-        number_++;
-        return bool(std::getline(in_, line_));
-    }
-    void settings(Words & words) {
-        for (int i = 0; i < 7; i++) {
-            const std::string key = words.word();
-            if (key == "threads") {
-                settings_.n_threads = words.whole(1, 1024);
-            } else if (key == "ubatch") {
-                settings_.n_ubatch = words.whole(1, 1 << 20);
-            } else if (std::set<std::string>{"batch", "flash", "type_k", "type_v", "mmap"}.count(key)) {
-                words.word();
-            } else {
-                words.fail("has a setting " + key + ", which is unknown here");
-            }
+    bool set(const std::string & key, Words & words) override {
+        if (key == "threads") {
+            settings_.n_threads = words.whole(1, 1024);
+        } else if (key == "ubatch") {
+            settings_.n_ubatch = words.whole(1, 1 << 20);
+        } else if (std::set<std::string>{"batch", "flash", "type_k", "type_v", "mmap"}.count(key)) {
+            words.word();
+        } else {
+            return false;
         }
+        return true;
     }
-    void load() {
-        if (model_) {
-            return;
-        }
-        const Memory before = read_memory();
-        const double start = now_s();
-        model_.reset(new Model(path_, settings_));
-        const double end = now_s();
-        Line("loaded").add("load_s", end - start).add("start_s", start).add("end_s", end)
-            .maybe("baseline_rss_bytes", before.rss).raw("facts", model_->facts()).write();
-    }
-    void step(const std::string & op, Words & words) {
-        if (op == "test" || op == "sustained" || op == "ask") {
-            bench(op, words);
-        } else if (op == "context") {
-            const int n_ctx = words.whole(1, MOST_TOKENS);
-            model_->open(n_ctx, words.whole(1, 1 << 16));
-        } else if (op == "group") {
-            group_ = words.whole(0, 1 << 30);
-            begun_s_ = now_s();
-        } else if (op == "plain") {
+    void own_step(const std::string & op, Words & words) override {
+        if (op == "plain") {
             plain(words);
         } else if (op == "item") {
             item(words);
-        } else if (op == "endgroup") {
-            Line("group").add("group", group_).add("start_s", begun_s_).add("group_s", now_s() - begun_s_).write();
         } else {
             words.fail("has an op " + op + ", which ONNX Runtime's program does not know");
         }
-    }
-    void bench(const std::string & op, Words & words) {
-        Test test;
-        test.name = words.word();
-        if (op == "test") {
-            test.n_prompt = words.whole(0, MOST_TOKENS);
-            test.n_gen = words.whole(0, MOST_TOKENS);
-            test.n_depth = words.whole(0, MOST_TOKENS);
-            test.seed = uint32_t(words.whole(0, 1 << 30));
-        } else {
-            test.n_gen = words.whole(1, MOST_TOKENS);
-        }
-        if (op == "sustained") {
-            test.sustained_s = words.seconds();
-            test.seed = uint32_t(words.whole(0, 1 << 30));
-        } else {
-            test.first = words.whole(0, 1 << 20);
-            test.n_rep = words.whole(1, 1 << 20);
-            test.min_s = words.seconds();
-        }
-        if (op == "ask") {
-            for (int64_t token : tokens(words, 0)) {
-                test.enders.insert(int(token));
-            }
-            test.asked = tokens(words, 1);
-        }
-        Bench(*model_).run(test);
-    }
-    std::vector<int64_t> tokens(Words & words, int least) {
-        std::vector<int64_t> found;
-        for (int n = words.whole(least, MOST_TOKENS); n > 0; n--) {
-            found.push_back(words.whole(0, model_->n_vocab - 1));
-        }
-        return found;
     }
     void plain(Words & words) {  // a text, and what is read of it for one item
         const int number = words.whole(0, 1 << 30);
@@ -969,7 +566,7 @@ class Job {
             words.fail("begins an item before the one before it is told");
         }
         item_ = number;
-        const std::vector<int64_t> text = tokens(words, 1);
+        const std::vector<int64_t> text = model_->tokens_of(words, 1);
         struct Read {
             int continuation, position, token;
         };
@@ -996,23 +593,18 @@ class Job {
             sums.push_back(sums_[k]);
         }
         sums_.clear();
-        Line("answer").add("group", group_).add("item", number).list("logprobs", sums).write();
+        answer(number, sums);
     }
 
-    std::ifstream in_;
-    std::string line_, path_;
-    int number_ = 0, group_ = 0, item_ = 0;
-    double begun_s_ = 0;
-    Settings settings_;
+    int item_ = 0;
     std::map<int, double> sums_;  // of the item that is being read, by continuation
-    std::unique_ptr<Model> model_;
 };
 
 }  // namespace
 
 int main(int argc, char ** argv) {
     const std::string verb = argc > 1 ? argv[1] : "";
-    try {
+    return status_of([&] {
         if (verb == "--version" && argc == 2) {
             open_library();
             Line("version").add("job_format", FORMAT).add("onnxruntime", api_version).write();
@@ -1022,23 +614,10 @@ int main(int argc, char ** argv) {
             fprintf(stderr, "edgebench-ort JOB OUT | --version\n");
             return 2;
         }
-        out_file = fopen(argv[2], "a");
-        if (!out_file) {
-            fprintf(stderr, "can't write %s: %s\n", argv[2], strerror(errno));
-            return 1;
-        }
+        write_to(argv[2]);
         open_library();
         Job(argv[1]).run();
         Line("done").write();
         return 0;
-    } catch (const std::bad_alloc &) {
-        Line("error").add("message", std::string("out of memory")).write();
-    } catch (const std::exception & error) {
-        if (out_file) {
-            Line("error").add("message", std::string(error.what())).write();
-        } else {
-            fprintf(stderr, "%s\n", error.what());
-        }
-    }
-    return 1;
+    });
 }

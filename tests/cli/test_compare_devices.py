@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from edgebench.results.store import Store
+from edgebench.results.summary import rebuild
+
 SAME_FILE = (
     "UPDATE artifact SET quant = 'f32', manifest_json = json_set(manifest_json, '$.parent_sha256', 'origin')"
 )
 """Both levels as if they were one file's weights."""
+MEASURED = "UPDATE run SET evidence = 'measured'"
+"""Figures as if they were a real engine's."""
 PHONE = (
     "INSERT INTO device SELECT 'pixel8-a1b2c3', 'Google Pixel 8', 'phone', soc, memory_bytes, profile_sha256,"
     " profile_json FROM device"
@@ -32,7 +37,7 @@ COPIED = """
 """The phone gives the computer's very answers."""
 SAMPLE = """
   DELETE FROM answer WHERE run_id IN (SELECT id FROM run WHERE device_id = 'pixel8-a1b2c3')
-    AND question_id NOT IN (SELECT DISTINCT question_id FROM answer ORDER BY question_id LIMIT 8)"""
+    AND question_id NOT IN (SELECT DISTINCT question_id FROM answer ORDER BY question_id LIMIT 12)"""
 
 
 def change(database: Path, *statements: str) -> None:
@@ -41,18 +46,26 @@ def change(database: Path, *statements: str) -> None:
             connection.execute(sql)
 
 
+def sampled(database: Path) -> Path:
+    """The phone was asked some of the questions only."""
+    change(database, SAMPLE)
+    with Store.open(database) as store:
+        rebuild(store)
+    return database
+
+
 @pytest.fixture
 def apart(measured: Path) -> Path:
-    """A computer and a phone with the same file; the phone answers otherwise."""
-    change(measured, PHONE, CARRIED, SAME_FILE)
-    return measured
+    """A computer and a phone with the same file; the phone was asked less, and answers otherwise."""
+    change(measured, PHONE, CARRIED, SAME_FILE, MEASURED)
+    return sampled(measured)
 
 
 @pytest.fixture
 def agreeing(apart: Path) -> Path:
-    """The phone was asked a few of the questions, and answers as the computer does."""
-    change(apart, COPIED, SAMPLE)
-    return apart
+    """The phone answers as the computer does."""
+    change(apart, COPIED)
+    return sampled(apart)
 
 
 def devices(edgebench: Callable[..., Any], *more: str) -> list[dict[str, Any]]:
@@ -73,13 +86,13 @@ def test_a_sample_that_agrees_lets_the_computers_accuracy_stand_for_the_phone(
     assert (computer["base"], computer["parity"]) == (True, None)
     assert phone["device"] == "pixel8-a1b2c3"
     assert phone["parity"]["gate"] == "PASS"
-    assert phone["parity"]["agree"]["n"] == 8
+    assert phone["parity"]["agree"]["n"] == 12
     assert phone["ratios"]
     done = edgebench("compare", "--by", "device")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "pixel8-a1b2c3" in line]
     assert f"acc {computer['acc']['value']:.3f} of 24 questions on {computer['device']} holds for" in line
-    assert line.endswith("8 of 8 answers agree")
+    assert line.endswith("12 of 12 answers agree")
     tables = squeezed(done.stdout)
     assert f"on {computer['device']}" in tables  # whom the gate is held against
     assert "PASS" in tables
@@ -96,6 +109,17 @@ def test_a_phone_that_answers_otherwise_has_neither_the_accuracy_nor_a_verdict(
     assert done.returncode == 0, done.stderr
     assert "does not hold for pixel8-a1b2c3" in done.stderr
     assert "holds for" not in done.stderr
+
+
+def test_a_stand_ins_answers_show_nothing_of_any_device(
+    agreeing: Path, edgebench: Callable[..., Any]
+) -> None:
+    change(agreeing, "UPDATE run SET evidence = 'synthetic' WHERE device_id = 'pixel8-a1b2c3'")
+    done = edgebench("compare", "--by", "device")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "pixel8-a1b2c3" in line]
+    assert line.startswith("pixel8-a1b2c3: 12 of 12 answers agree")
+    assert line.endswith("no device's, so it shows nothing")
 
 
 @pytest.mark.parametrize("output", ["md", "csv", "jsonl"])

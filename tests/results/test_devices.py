@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgebench.core.errors import UsageError
-from edgebench.core.types import Question
+from edgebench.core.types import Evidence, Question, Status
 from edgebench.results.devices import accepted, by_device
 from edgebench.results.engines import WITHHELD, EngineRow, EngineTable
 from edgebench.results.parity import Gate
@@ -192,8 +192,6 @@ def test_a_device_that_was_asked_otherwise_is_left_out_by_name(bench: Bench) -> 
 
 
 def test_only_complete_runs_speak(bench: Bench) -> None:
-    from edgebench.core.types import Status
-
     bench.laptop()
     bench.lab.store.set_status(bench.phone(), Status.FAILED, "it died")
     with pytest.raises(UsageError, match="no two devices"):
@@ -267,6 +265,13 @@ def test_another_engine_of_the_bases_own_device_has_no_line(bench: Bench) -> Non
     assert lines.keys() == {"pixel8", "watch"}
     assert " holds for pixel8" in lines["pixel8"]
     assert " does not hold for watch" in lines["watch"]
+
+
+def test_a_stand_ins_agreement_shows_nothing(bench: Bench) -> None:
+    bench.laptop()
+    bench.phone(evidence=Evidence.SYNTHETIC)
+    (line,) = accepted(by_device(bench.lab.store))
+    assert line == "pixel8: 100 of 100 answers agree with laptop; no device's, so it shows nothing"
 
 
 # Costs

@@ -285,6 +285,10 @@ def test_the_key_follows_all_that_shapes_a_program_and_no_folder(
     monkeypatch.setattr(native_build, "SOURCE", source)
     monkeypatch.setattr(native_build, "installed_version", lambda: VERSION)
     others.append(native_build.source_key())
+    header = tmp_path / "edgebench_job.hpp"
+    header.write_text(native_build.HEADER.read_text() + "\n")
+    monkeypatch.setattr(native_build, "HEADER", header)
+    others.append(native_build.source_key())
     assert len({first, *others}) == 1 + len(others)
 
 
@@ -298,6 +302,8 @@ def test_another_source_makes_another_build(workshop: Workshop, monkeypatch: pyt
     assert second.key != first.key
     work = workshop.cache / "native" / "work-x86_64-gcc"
     assert (work / "project" / source.name).read_text() == "int main() {}\n"
+    header = native_build.HEADER
+    assert (work / "project" / header.name).read_text() == header.read_text()
     assert workshop.places() == sorted((first.path.name, second.path.name))
 
 

@@ -15,7 +15,7 @@ from edgebench.core.errors import DeviceError
 from edgebench.core.types import Settings, Workload
 from edgebench.runners.llama_cpp import LlamaCpp, LlamaSession
 from edgebench.runners.native_build import NATIVE, Built
-from edgebench.runners.native_job import FORMAT, JobFile, explain_exit, read_lines
+from edgebench.runners.native_job import FORMAT, SEEDS, JobFile, explain_exit, read_lines
 from edgebench.suites.loader import load_suite
 
 Lines = list[dict[str, Any]]
@@ -64,6 +64,20 @@ def test_speed_is_asked_in_one_line_a_test() -> None:
         f"chat chat32 32 0 2 2.000 {'Grüße'.encode().hex()}0a",
         "chat chat1 1 0 1 0.000 -",
         "sustained sustained600 64 600 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seed", "written"),
+    [(0, 0), (2**30, 2**30), (2**30 + 1, 0), (-1, 2**30), (2**63 - 1, 7), (-(2**63), 1073741817)],
+)
+def test_a_seed_of_any_size_is_one_the_programs_take(seed: int, written: int) -> None:
+    file = file_of()
+    file.test(Workload(n_prompt=8), seed=seed, first=0, n_rep=1, min_s=0)
+    file.sustained(Workload(n_gen=4, sustained_s=1), seed=seed)
+    assert file.text().splitlines()[3:] == [
+        f"test pp8 8 0 0 {written} 0 1 0.000",
+        f"sustained sustained1 4 1 {written}",
     ]
 
 
@@ -361,7 +375,7 @@ def test_a_request_in_text_and_minutes_of_writing(session: LlamaSession, smollm2
     text, _ = session.chat_prompt("What falls from the sky in winter?")
     file = JobFile(str(smollm2), SETTINGS)
     file.chat(Workload(chat=True, n_gen=6), text=text, first=0, n_rep=1, min_s=0.2)
-    file.sustained(Workload(n_gen=4, sustained_s=1), seed=1)
+    file.sustained(Workload(n_gen=4, sustained_s=1), seed=-1)
     status, lines = do(file.text())
     assert status == 0
     chats = [one for one in of_type(lines, "trial") if one["test"] == "chat6"]
@@ -394,6 +408,7 @@ WORSE = {
     "early end": ("test pp8 8 0", "ends early"),
     "negative": ("test pp8 -8 0 0 1 0 1 0", "-8 where a number"),
     "huge": ("context 99999999999999999999 1", "where a number"),
+    "seed": (f"test pp8 8 0 0 {SEEDS} 0 1 0", f"{SEEDS} where a number"),
     "time": ("test pp8 8 0 0 1 0 1 nan", "where seconds are due"),
     "token": ("context 64 2\nhold 1 9999999", "where a number"),
     "before": ("tree 1 1 0\nr 1 0 1 1 0\ni 0 1 1 0 5", "before a context is open"),

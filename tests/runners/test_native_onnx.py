@@ -175,7 +175,7 @@ def test_a_window_is_filled_with_repetitions(folders: dict[str, Path], do: Do) -
 @pytest.mark.engine
 def test_minutes_of_writing_are_one_trial(folders: dict[str, Path], do: Do) -> None:
     file = job_file(folders["onnx-fp32"])
-    file.sustained(Workload(n_gen=4, sustained_s=1), seed=1)
+    file.sustained(Workload(n_gen=4, sustained_s=1), seed=-1)
     _, lines = do(file.text())
     measured = of_type(lines, "trial")[-1]
     assert measured["test"] == "sustained1"
@@ -303,6 +303,16 @@ def test_the_same_program_of_another_source_is_found_too(
     again = native_onnx._keep({PROGRAM: file, ELF: file}, "linux-arm64")
     assert again.key == first.key
     assert native_onnx.built("linux-arm64") == again
+
+
+def test_what_the_programs_share_is_part_of_the_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = native_onnx.source_key()
+    header = tmp_path / "edgebench_job.hpp"
+    header.write_text(native_onnx.HEADER.read_text() + "\n")
+    monkeypatch.setattr(native_onnx, "HEADER", header)
+    assert native_onnx.source_key() != first
 
 
 def test_phones_and_boards_have_a_shell_each(native: OnnxBuilt) -> None:
