@@ -17,6 +17,8 @@ A job file is text, one op a line, words apart by one blank, texts as hex of UTF
     i ITEM N_CONTINUATIONS {N row token …}…                       and which log-probabilities are summed
     plain ITEM N t… N_READS {position token}…                   (ONNX) one text from an empty cache
 
+Groups that OUT holds already, from a try that was broken off, are passed over.
+
 So the program is a mere executor, and its batches are the in-process engine's. It answers with one object a
 line, stamped with the device's uptime; a device may lie, so every line is checked as it is read.
 """

@@ -142,6 +142,7 @@ work() { # work JOB MASK
 }
 
 job() { # job NAME IDLE_S MASK
+  mkdir -p "jobs/$1" # of an idle time nothing was brought
   if [ ! -f "jobs/$1/rc" ]; then
     # What was answered before a break is kept: the program does what is missing.
     grep -q '^{"type":"group"' "jobs/$1/out.jsonl" 2>/dev/null || rm -f "jobs/$1/out.jsonl"

@@ -17,6 +17,7 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -48,11 +49,27 @@ inline double now_s() {
 // Where lines go besides standard output; none until `write_to`.
 inline FILE * out_file = nullptr;
 
-// Appends to a file from now on.
+// Groups that the file held before: an earlier try of the same job was broken off after them.
+inline std::set<int> answered;
+
+// Appends to a file from now on, after what an earlier try has left whole.
 inline void write_to(const char * path) {
+    std::ifstream before(path);
+    std::string line;
+    bool is_cut = false;
+    while (std::getline(before, line)) {
+        int group = 0;
+        if (sscanf(line.c_str(), "{\"type\":\"group\",\"group\":%d,", &group) == 1 && line.back() == '}') {
+            answered.insert(group);
+        }
+        is_cut = before.eof();  // its last line has no end
+    }
     out_file = fopen(path, "a");
     if (!out_file) {
         throw Refused(std::string("can't write ") + path + ": " + strerror(errno));
+    }
+    if (is_cut) {
+        fputc('\n', out_file);
     }
 }
 
@@ -494,11 +511,21 @@ class JobFile {
         } else if (op == "group") {
             group_ = words.whole(0, 1 << 30);
             begun_s_ = now_s();
+            if (answered.count(group_)) {
+                skip_group();
+            }
         } else if (op == "endgroup") {
             Line("group").add("group", group_).add("start_s", begun_s_).add("group_s", now_s() - begun_s_).write();
         } else {
             own_step(op, words);
         }
+    }
+    void skip_group() {
+        do {
+            if (!next()) {
+                throw Refused("the job file ends in the middle of a group");
+            }
+        } while (line_ != "endgroup");
     }
     void bench(const std::string & op, Words & words) {
         Test<Model> test;

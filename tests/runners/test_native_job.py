@@ -313,6 +313,31 @@ def test_scores_are_those_of_the_in_process_engine(
 
 @pytest.mark.slow
 @pytest.mark.engine
+def test_a_job_that_was_broken_off_goes_on_after_the_groups_that_are_whole(
+    session: LlamaSession, smollm2: Path, native_program: Built, tmp_path: Path
+) -> None:
+    file = JobFile(str(smollm2), SETTINGS)
+    file.context(512, 16)
+    for index, item in enumerate(questions(session, 3)):
+        file.group(index, [item], shared=(), n_cells=N_CELLS)
+    status, whole = done(native_program, tmp_path, file.text())
+    assert status == 0
+    job, out = tmp_path / "job.txt", tmp_path / "out.jsonl"
+    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    ends = [i for i, line in enumerate(lines) if line.startswith('{"type":"group"')]
+    out.write_text("".join(lines[: ends[1] + 1])[:-30], encoding="utf-8")  # in the middle of the second one
+    subprocess.run(
+        [native_program.files[NATIVE], job, out], stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    again = list(read_lines(out.read_text(encoding="utf-8").split("\n")))
+    assert [line["group"] for line in of_type(again, "group")] == [0, 1, 2]
+    told = {line["group"]: line["logprobs"] for line in of_type(again, "answer")}
+    assert told == {line["group"]: line["logprobs"] for line in of_type(whole, "answer")}
+    assert [line["group"] for line in of_type(again, "answer")] == [0, 1, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.engine
 def test_one_by_one_scores_are_the_in_process_engines_too(
     session: LlamaSession, smollm2: Path, do: Do
 ) -> None:
