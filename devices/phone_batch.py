@@ -49,4 +49,5 @@ def batch_argv(folder: str, program: str) -> list[str]:
 
 def restore_argv(folder: str) -> list[str]:
     """The command that puts back what a killed batch has left changed; of any other it does nothing."""
-    return batch_argv(folder, "restore")
+    script = f'[ ! -f "$1/{BATCH}" ] || sh "$1/{BATCH}" "$1" restore'
+    return ["sh", "-c", script, "sh", folder]

@@ -80,6 +80,7 @@ def withdraw(model: str, quant: str | None, device: str, watcher: Watcher) -> li
     """Remove what `deploy` left of a model; files that another deployed model needs stay."""
     artifact = _artifact(model, quant, watcher)
     with phone_place(device, watcher) as place:
+        place.link.check_idle(place.root, but="")  # what runs there may open the file
         root, name = place.root, _folder_name(artifact)
         script = (
             'cd "$1" && [ -d "deployed/$2" ] || { echo none; exit 0; }\n'

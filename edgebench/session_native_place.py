@@ -51,6 +51,8 @@ class Place:
     boot_unix_s: float | None = None
     minimum_s: float = 0.0
     """How long a test's window must be for the meter its energy comes from."""
+    rigorous_s: float = 0.0
+    """The same under --rigorous."""
     is_phone: bool = True
     candidates: tuple[tuple[int, str | None], ...] = ()
     """Numbers of threads worth trying, and the processors each is for."""
@@ -81,6 +83,7 @@ class Place:
         return Terms(
             model_path=self.model_path,
             minimum_s=self.minimum_s,
+            rigorous_s=self.rigorous_s,
             shares_beginnings=self.program.shares_beginnings,
         )
 

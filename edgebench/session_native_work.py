@@ -32,6 +32,8 @@ class Terms:
     """Where a model's file is, there."""
     minimum_s: float = 0.0
     """How long a test's window must be for the meter its energy comes from."""
+    rigorous_s: float = 0.0
+    """The same under --rigorous, which waits for gauges that are renewed once a second."""
     shares_beginnings: bool = True
     """Whether the engine evaluates what prompts begin with once."""
 
@@ -115,7 +117,7 @@ class Work:
             missing,
             model_there=terms.model_path(cell.artifact),
             chat=chat,
-            minimum_s=terms.minimum_s,
+            minimum_s=max(terms.minimum_s, terms.rigorous_s if rigorous else 0.0),
         )
         if rigorous:
             yield idle_job(cell, round_index, "idle_after", IDLE_S)

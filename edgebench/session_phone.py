@@ -40,6 +40,8 @@ ROOT = "/data/local/tmp/edgebench"
 """What a phone lets its shell write to and run from; EDGEBENCH_PHONE_DIR names another folder."""
 SWEEP_PROMPT, SWEEP_GEN, SWEEP_REPETITIONS = 64, 32, 2
 """A trial of a number of threads: enough to tell 10 t/s from 1."""
+SLOW_GAUGE_S = 100.0
+"""A window of a hundred values of a battery's gauge that has a new one each second."""
 NEARLY = 0.97
 """Fewer threads are taken when they are as fast as this: they leave more for what else the phone does."""
 
@@ -133,6 +135,7 @@ def phone_place(name: str, watcher: Watcher, request: Request | None = None) -> 
             available_bytes=facts.available_bytes,
             boot_unix_s=time.time() - facts.uptime_s,
             minimum_s=facts.minimum_window_s(),
+            rigorous_s=0.0 if _meter(facts) == phone_probe.RAILS else SLOW_GAUGE_S,
             candidates=facts.thread_candidates(),
         )
 

@@ -210,7 +210,7 @@ def read_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         for name, kind in fields.items():
             if not _is(kind, told.get(name)):
                 raise DeviceError(
-                    f"the native program answers nonsense: a {told['type']} whose {name} is"
+                    f"the native program answers nonsense: in a line of type {told['type']}, {name} is"
                     f" {str(told.get(name))[:60]!r}",
                     "build it again (edgebench runners build native), or doubt the device",
                 )

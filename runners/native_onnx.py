@@ -5,6 +5,7 @@ don't have: the loader and the libraries travel along, and a script of one line 
 them. The library looks for the processor's instructions itself, so there is one build for each target.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -72,9 +73,10 @@ def built(target: str) -> OnnxBuilt | None:
     """The newest one of this source for a target; None: it is to be made."""
     abi_of(target)
     for file in sorted(cache_part("native").glob(f"*/{_FACTS}"), key=os.path.getmtime, reverse=True):
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if (told["target"], told["source"]) == (target, source_key()):
-            return _found(file.parent, told)
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one is made anew
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if (told["target"], told["source"]) == (target, source_key()):
+                return _found(file.parent, told)
     return None
 
 

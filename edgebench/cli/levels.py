@@ -179,6 +179,7 @@ def _legend(levels: Sequence[Any]) -> None:
     sizes = sorted({level.n_family for level in levels if level.n_family})
     remark("t/s, TTFT: median [95 % interval]; bits/w: effective, read back from the file")
     _explain_energy(rows)
+    _explain_battery(rows)
     explain(
         [flips_dict(level.flips) for level in levels],
         [level.verdict for level in levels],
@@ -202,6 +203,17 @@ def _legend(levels: Sequence[Any]) -> None:
         remark(note)
     if any(row.evidence != "measured" for row in rows):
         remark("some figures are not measured (see evidence in -o json); they never rank")
+
+
+def _explain_battery(rows: Sequence[Any]) -> None:
+    if any(
+        "battery_percent_per_1k_tokens" in row.figures or "questions_per_charge" in row.figures
+        for row in rows
+    ):
+        remark(
+            "battery: of what a full charge holds, by the charge counter over the level, times the voltage;"
+            " the whole device's joules, as its battery tells them"
+        )
 
 
 def _explain_energy(rows: Sequence[Any]) -> None:

@@ -126,6 +126,8 @@ def deploy(
 
     if (device is None) == (bundle is None):
         raise UsageError("deploy goes to a phone or into an archive", "--device pixel8, or --bundle FILE.zip")
+    if bundle is not None and remove:
+        raise UsageError("--remove is of a phone", "an archive is removed as any file is")
     with Progress() as progress:
         if bundle is not None:
             told = session_deploy.write_deployment(model, quant, target, bundle, progress, n_threads=threads)

@@ -82,7 +82,7 @@ def test_the_same_command_again_measures_nothing(
     [
         (("--provider", "cuda"), "--provider"),
         (("--scorer", "generate", "--suite", "everyday"), "generate"),
-        (("-C", "all"), "hexadecimal"),
+        (("-C", "all", "-t", "2"), "hexadecimal"),
         (("--device", "pixel8", "--runner", "torch"), "needs the whole of edgebench"),
     ],
 )

@@ -163,7 +163,7 @@ def test_a_log_likelihood_that_is_no_number_fails_the_run(ask: Callable[..., Ask
     lines = run.lines()
     lines[-2]["logprobs"][0] = value
     (failure,) = run.collect(lines).failures
-    assert "answers nonsense: a answer whose logprobs" in failure
+    assert "answers nonsense: in a line of type answer, logprobs" in failure
     assert run.bare.store.run(run.cell.run_id).status is Status.FAILED
 
 

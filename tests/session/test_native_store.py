@@ -370,7 +370,7 @@ def test_facts_that_can_t_be_stored_fail_the_run(
     bare: Any, left: Callable[..., Outcome], facts: object
 ) -> None:
     (failure,) = left([{**LOADED, "facts": facts}]).failures
-    assert "answers nonsense: a loaded whose facts" in failure
+    assert "answers nonsense: in a line of type loaded, facts" in failure
 
 
 def test_another_batchs_job_is_nobodys(bare: Any, cell: Cell) -> None:
