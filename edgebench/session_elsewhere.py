@@ -28,5 +28,5 @@ def bare_worker(requests: Sequence[Request]) -> Work | None:
 
 
 def _here(requests: Sequence[Request], store: Store, watcher: Watcher) -> Outcome:
-    with place_here(requests[0], watcher) as place:
+    with place_here(requests[0], store.path, watcher) as place:
         return execute_native(requests, place, store, watcher)

@@ -1,6 +1,7 @@
 """Where native programs run: a host, its folder, the program built for it, and how files get there."""
 
 import posixpath
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebench.core.errors import DeviceError, UsageError
+from edgebench.core.hashing import sha256_text
 from edgebench.core.paths import cache_part
 from edgebench.core.types import Artifact, Evidence
 from edgebench.core.units import data_size
@@ -164,14 +166,15 @@ class Place:
 
 
 @contextmanager
-def place_here(request: Request, watcher: Watcher) -> Iterator[Place]:
-    """This computer as a place for native programs."""
+def place_here(request: Request, database: Path, watcher: Watcher) -> Iterator[Place]:
+    """This computer as a place for native programs, with a folder in the cache for each database."""
     if request.device not in ("local", "auto"):
         raise UsageError(f"--runner {request.runner} does not run on {request.device}")
     program = program_here(request, watcher)
+    root = cache_part("native") / "host" / sha256_text(str(database.resolve()))[:12]
     yield Place(
         link=Link(LocalHost(), watcher),
-        root=str(cache_part("native") / "host"),
+        root=str(root),
         site=Site(
             device=local_device(),
             environment=local_environment(),
@@ -183,6 +186,8 @@ def place_here(request: Request, watcher: Watcher) -> Iterator[Place]:
         boot_unix_s=_boot_unix_s(),
         is_phone=False,
     )
+    if not any((root / "batches").glob("*")):  # else there is something to collect
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _boot_unix_s() -> float:
