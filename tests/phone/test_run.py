@@ -250,6 +250,30 @@ def test_ctrl_c_stops_what_runs_there_and_the_same_command_goes_on(
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def test_the_same_program_answers_alike_here_and_there(
+    phone: Phone, phone_run: Callable[..., Any], rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    asked = ("-m", MODEL, "--mode", "accuracy", "--suite", "everyday", "--limit", "32", "-t", "2")
+    for words in (("--device", "pixel8"), ("--runner", "llama_native"), ()):
+        done = phone_run("run", *words, *asked)
+        assert done.returncode == 0, done.stderr[-4000:]
+    sql = (
+        "SELECT evidence, runner, question_id, repeat, choice_index, logprobs_json, group_sha256 FROM answer"
+        " JOIN run ON run.id = run_id ORDER BY question_id, repeat"
+    )
+    found = rows(tmp_path / "edgebench.sqlite", sql)
+    there = [row for row in found if row["evidence"] == "synthetic"]
+    here = [row for row in found if row["evidence"] != "synthetic" and row["runner"] == "llama_native"]
+    assert len(there) == len(here) >= 32
+    # The very same program and instructions: not even the last digit differs.
+    for name in ("question_id", "repeat", "choice_index", "logprobs_json", "group_sha256"):
+        assert [row[name] for row in there] == [row[name] for row in here]
+    compared = phone_run("compare", "--by", "device", "-o", "md")
+    assert compared.returncode == 0, compared.stderr
+    assert "PASS" in compared.stdout
+    assert "answers agree" in compared.stderr
+
+
 def test_without_room_for_the_files_nothing_is_sent(
     make_phone: Callable[..., Phone], edgebench: Callable[..., Any]
 ) -> None:

@@ -167,7 +167,7 @@ WRONG = ("NaN", "Infinity", "-1", "1e400", "true", "[null]", "[true]", "{}", f'"
 @pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
 def test_figures_that_can_not_be_are_not_believed(name: str, value: str) -> None:
     line = json.dumps({key: content for key, content in TRIAL.items() if key != name})
-    with pytest.raises(DeviceError, match=f"a trial whose {name} is") as caught:
+    with pytest.raises(DeviceError, match=f"in a line of type trial, {name} is") as caught:
         list(read_lines([line[:-1] + f', "{name}": {value}}}']))
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 200
