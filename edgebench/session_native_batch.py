@@ -124,6 +124,7 @@ def batch_told(
         "boot_unix_s": boot_unix_s,
         "evidence": plan.evidence.value,
         "meter": plan.metering.elsewhere,
+        "level": plan.jobs[0].config.get("program_level") if plan.jobs else None,
         "tuning": plan.tuning,
         "jobs": [as_plan(job) for job in jobs],
     }
@@ -159,6 +160,7 @@ def revive(
         n_threads=told["n_threads"],
         evidence=Evidence(told["evidence"]),
         meter=told["meter"],
+        level=told["level"],
         tuning=told["tuning"],
     )
     requests = map(request_from_json, told["requests"])

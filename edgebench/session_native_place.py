@@ -181,6 +181,7 @@ def place_here(request: Request, database: Path, watcher: Watcher) -> Iterator[P
             runner=program.runner,
             n_threads=default_threads(),
             evidence=Evidence.MEASURED,
+            level=program.level,
         ),
         build=lambda: program,
         boot_unix_s=_boot_unix_s(),

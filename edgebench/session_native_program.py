@@ -56,6 +56,14 @@ def native_runner(request: Request) -> str:
     return OnnxNative.name if kinds == {True} else LlamaNative.name
 
 
+def program_level(request: Request, target: str, features: Collection[str]) -> str:
+    """The instructions that a request's program uses: the user's choice, else the best that fit."""
+    if native_runner(request) == OnnxNative.name:
+        return native_onnx.LEVEL
+    named = os.environ.get(_LEVEL)
+    return find_level(target, named).name if named else level_for(target, features)
+
+
 def program_for(
     request: Request,
     target: str,
@@ -66,7 +74,7 @@ def program_for(
     """The program for a device with these instructions: from the cache, or built, which takes minutes."""
     if native_runner(request) == OnnxNative.name:
         return _onnx(native_onnx.build(target, say=watcher.say))
-    level = _level(target, features)
+    level = program_level(request, target, features)
     return _llama(native_build.build(target, level, say=watcher.say, progress=progress))
 
 
@@ -75,13 +83,8 @@ def program_here(request: Request, watcher: Watcher) -> Program:
     if native_runner(request) == OnnxNative.name:
         return _onnx(native_onnx.build_here(watcher.say))
     target = native_build.need_target_here()
-    return _llama(native_build.build(target, _level(target, cpu_flags()), say=watcher.say))
-
-
-def _level(target: str, features: Collection[str]) -> str:
-    """The level the user names, else the best one that these features allow."""
-    named = os.environ.get(_LEVEL)
-    return find_level(target, named).name if named else level_for(target, features)
+    level = program_level(request, target, cpu_flags())
+    return _llama(native_build.build(target, level, say=watcher.say))
 
 
 def _llama(made: native_build.Built) -> Program:

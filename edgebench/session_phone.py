@@ -29,7 +29,7 @@ from edgebench.session_cell import Outcome, Watcher
 from edgebench.session_native import collect_left, execute_native
 from edgebench.session_native_jobs import check_native
 from edgebench.session_native_place import Place
-from edgebench.session_native_program import native_runner, program_for
+from edgebench.session_native_program import native_runner, program_for, program_level
 from edgebench.session_native_store import mean_speed
 from edgebench.session_plan import Request, Site
 from edgebench.session_remote_deploy import prepare
@@ -129,6 +129,7 @@ def phone_place(name: str, watcher: Watcher, request: Request | None = None) -> 
                 n_threads=n_threads,
                 evidence=Evidence.SYNTHETIC if facts.is_double else Evidence.MEASURED,
                 meter=_meter(facts),
+                level=program_level(asked, facts.target, facts.features),
             ),
             build=lambda: program_for(asked, facts.target, facts.features, watcher, _progress(watcher)),
             owner=unit,

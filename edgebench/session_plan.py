@@ -107,6 +107,8 @@ class Site:
     """`synthetic` of a stand-in for a device."""
     meter: str | None = None
     """What energy could be read of now; None: nothing, or a battery that is being charged."""
+    level: str | None = None
+    """The instructions its program uses: with others a run is another one."""
     tuning: bool = False
     """Whether its runs only try settings out."""
 
@@ -199,6 +201,8 @@ def make_plan(request: Request, site: Site | None = None) -> Plan:
     if request.mode != "performance":
         for name in dict.fromkeys(request.suites):
             jobs += accuracy_jobs(name, request, runner, settings)
+    if site and site.level:
+        jobs = [replace(job, config={**job.config, "program_level": site.level}) for job in jobs]
     if site and site.tuning:
         jobs = [replace(job, config={**job.config, "protocol": TUNE}) for job in jobs]
     return Plan(
