@@ -6,6 +6,7 @@ folder is collected.
 
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -91,14 +92,16 @@ def write_bundle(
         whole = {"format": FORMAT, "batch": name, **told, "device": None, "environment": None}
         (part / PLAN).write_text(json.dumps(whole, indent=1), encoding="utf-8")
     size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return [f"{folder}: {len(jobs)} jobs, {data_size(size_bytes)}", *HOW_TO_START]
+    return [f"{folder}: {len(jobs)} jobs, {data_size(size_bytes)}", *_how_to_start(folder)]
 
 
-HOW_TO_START = (
-    "bring it there, start it, bring it back when there is a file `done` in it:",
-    "  adb push FOLDER /data/local/tmp/bundle && adb shell sh /data/local/tmp/bundle/start.sh",
-    "  adb pull /data/local/tmp/bundle && edgebench collect bundle",
-)
+def _how_to_start(folder: Path) -> tuple[str, ...]:
+    there = "/data/local/tmp/bundle"
+    return (
+        "bring it there, start it, bring it back when there is a file `done` in it:",
+        f"  adb push {shlex.quote(str(folder))} {there} && adb shell sh {there}/start.sh",
+        f"  adb pull {there} && edgebench collect bundle",
+    )
 
 
 def put_programs(folder: Path, target: str, levels: Sequence[str], watcher: Watcher) -> None:
@@ -122,7 +125,7 @@ def collect_bundle(folder: Path, store: Store, watcher: Watcher) -> Outcome:
     facts_text = _text(folder / "facts.txt")
     if facts_text is None:
         raise DeviceError(
-            f"{folder} was not started on a device yet: it has no facts.txt", *HOW_TO_START[1:2]
+            f"{folder} was not started on a device yet: it has no facts.txt", _how_to_start(folder)[1].strip()
         )
     facts = phone_facts.read_text(facts_text)
     name = str(told["batch"])

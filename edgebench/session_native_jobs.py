@@ -53,7 +53,8 @@ def check_native(request: Request) -> None:
         "-C without -t": request.cpu_mask is not None and request.n_threads is None,
     }
     if given := [flag for flag, value in refused.items() if value]:
-        raise UsageError(f"{', '.join(given)}: not on a device that runs native programs", "leave it out")
+        way = "name both: -t 4 -C 0xf0" if given == ["-C without -t"] else "leave it out"
+        raise UsageError(f"{', '.join(given)}: not on a device that runs native programs", way)
     mask = request.cpu_mask
     if mask is not None and not (re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,32}", mask) and int(mask, 16)):
         raise UsageError(f"--cpu-mask {mask!r} is no hexadecimal number above 0", "0xf0: CPUs 4 to 7")

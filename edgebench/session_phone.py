@@ -13,7 +13,7 @@ from typing import Any
 
 from edgebench.core import registry
 from edgebench.core.energy import Scope
-from edgebench.core.errors import DeviceError, EdgebenchError, HostLost
+from edgebench.core.errors import DeviceError, EdgebenchError, HostLost, UsageError, nearest
 from edgebench.core.hashing import sha256_text
 from edgebench.core.types import Evidence, Status
 from edgebench.devices import phone_facts, phone_probe
@@ -21,7 +21,7 @@ from edgebench.devices.adb import PREFIX, AdbHost, Attached, attached, find_phon
 from edgebench.devices.adb import connect as connect
 from edgebench.devices.adb import pair as pair
 from edgebench.devices.phone_facts import PhoneFacts
-from edgebench.devices.profiles import phone_names
+from edgebench.devices.profiles import own_profile, phone_names
 from edgebench.results.store import Store
 from edgebench.runners.native_target import level_for
 from edgebench.session_catalog import meter_row
@@ -59,6 +59,13 @@ def is_phone(device: str) -> bool:
     return device.startswith(PREFIX) or device in phone_names()
 
 
+def check_reachable(name: str) -> None:
+    """UsageError for what is neither a phone's name nor a host's, and for devices that nothing reaches."""
+    if name != AUTO and not name.startswith("ssh:") and not is_phone(name):
+        own_profile(name)  # says what there is, or how it is reached
+        raise UsageError(f"{name} is this computer", "ssh:user@board or a phone: pixel8, adb:SERIAL, auto")
+
+
 @contextmanager
 def reach_phone(name: str, watcher: Watcher) -> Iterator[tuple[Link, PhoneFacts]]:
     """The phone a name stands for, and what it says of itself; DeviceError says what to do."""
@@ -75,13 +82,20 @@ def _root() -> str:
 
 
 def _named(name: str) -> AdbHost:
+    if name == PREFIX:
+        raise UsageError(f"{name!r} names no phone", f"{PREFIX}SERIAL, as `adb devices` lists it")
     if name.startswith(PREFIX):
         return find_phone(name.removeprefix(PREFIX))
     if name == AUTO:
         return find_phone(None)
+    if name not in phone_names():
+        raise nearest(name, [*phone_names(), AUTO, f"{PREFIX}SERIAL"], kind="phone")
     seen: list[str] = []
     fitting: list[Attached] = []
-    for one in attached():
+    there = attached()
+    if not any(one.state == "device" for one in there):
+        return find_phone(None)  # says what was looked for, what was found, and what to tap
+    for one in there:
         if one.state != "device":
             seen.append(f"{one.serial} ({one.state})")
             continue
@@ -102,11 +116,10 @@ def _named(name: str) -> AdbHost:
     if fitting:
         choices = ", ".join(f"--device {PREFIX}{one.serial}" for one in fitting)
         raise DeviceError(f"{len(fitting)} phones are a {name}", f"name one: {choices}")
-    if not seen:
-        return find_phone(None)  # says what was looked for, and what to do
+    usable = next(one for one in there if one.state == "device")
     raise DeviceError(
         f"no {name} is attached; there {'is' if len(seen) == 1 else 'are'} {', '.join(seen)}",
-        f"--device {PREFIX}{seen[0].split()[0]} takes that one as what it is",
+        f"--device {PREFIX}{usable.serial} takes that one as what it is",
     )
 
 
@@ -154,8 +167,28 @@ def execute_phone(requests: Sequence[Request], store: Store, watcher: Watcher) -
     for request in requests:
         check_native(request)
     with phone_place(requests[0].device, watcher, requests[0]) as place:
+        for request in requests:
+            _check_processors(request, place, watcher)
         settled = [_with_threads(request, place, store, watcher) for request in requests]
         return execute_native(settled, place, store, watcher)
+
+
+def _check_processors(request: Request, place: Place, watcher: Watcher) -> None:
+    """UsageError for processors the phone has not; a line for people where threads outnumber them."""
+    clusters = place.site.device.facts.get("clusters") or ()
+    cpus = {cpu for cluster in clusters for cpu in cluster["cpus"]}
+    if not cpus:
+        return  # it does not tell
+    allowed = cpus
+    if request.cpu_mask is not None:
+        mask = int(request.cpu_mask, 16)
+        allowed = {cpu for cpu in cpus if mask >> cpu & 1}
+        if not allowed:
+            has = f"{place.site.device.name} has processors {min(cpus)} to {max(cpus)} only"
+            raise UsageError(f"-C {request.cpu_mask}: {has}", "0x1 is processor 0, 0x2 is 1, 0x3 both")
+    if (request.n_threads or 0) > len(allowed):
+        told = f"-t {request.n_threads} on {len(allowed)} processors"
+        watcher.say(f"{told}: threads will wait for each other, which may take a hundred times as long")
 
 
 def probe_phone(name: str, watcher: Watcher) -> dict[str, Any]:

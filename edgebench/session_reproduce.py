@@ -75,15 +75,27 @@ def _spelled(value: object) -> str:
 def reproduction_of(store: Store, name: str) -> Reproduction:
     """The run under this name against this computer as it is now. UsageError when there is no such run."""
     run = store.run(name)
-    facts = store.rows("SELECT facts_json FROM environment WHERE id = ?", (run.environment_id,))
-    then = {**json.loads(facts[0]["facts_json"]), **_program(run)}
-    now = {**local_environment().facts, **_program_now(run)}
+    then, now = _program(run), _program_now(run)
+    notes = list(_notes(run))
+    if (phone := _phone_of(run, store)) is None:
+        facts = store.rows("SELECT facts_json FROM environment WHERE id = ?", (run.environment_id,))
+        then, now = json.loads(facts[0]["facts_json"]) | then, dict(local_environment().facts) | now
+    else:
+        then, now = then | {"device": None}, now | {"device": None}
+        notes.append(f"it ran on a phone, {phone}: whether that one has changed is not looked at")
     return Reproduction(
         run_id=run.id,
         command=run.command or "",
         differs=tuple(differences(then, now)),
-        notes=tuple(_notes(run)),
+        notes=tuple(notes),
     )
+
+
+def _phone_of(run: RunRow, store: Store) -> str | None:
+    """The phone a run was of, whose facts say nothing beside this computer's; None of any other run."""
+    rows = store.rows("SELECT profile_json FROM device WHERE id = ?", (run.device_id,))
+    profile: Mapping[str, Any] = json.loads(rows[0]["profile_json"]) if rows else {}
+    return f"{profile.get('name')} ({run.device_id})" if profile.get("transport") == "adb" else None
 
 
 def _program(run: RunRow) -> dict[str, Any]:

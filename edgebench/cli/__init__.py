@@ -10,10 +10,12 @@ from edgebench.cli import (
     catalog,
     compare,
     devices,
+    exchange,
     measure,
     order,
     phones,
     quantize,
+    recommend,
     reproduce,
     runners,
     runs,
@@ -62,8 +64,9 @@ def app(debug: bool) -> None:
 
 for verb in (
     *(measure.run, measure.sweep, tune.tune, quantize.quantize, reproduce.reproduce),
-    *(compare.compare, compare.pareto, order.order, sustained.sustained),
+    *(compare.compare, compare.pareto, recommend.recommend, order.order, sustained.sustained),
     *(phones.plan, phones.collect, phones.deploy, runs.runs, runs.db),
+    *(exchange.import_results, exchange.export),
     *(catalog.models, suites.suites, runners.runners, devices.devices, catalog.cache),
 ):
     app.add_command(verb)

@@ -1,5 +1,6 @@
 """`devices`: what can be measured on, and with what."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import click
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark, yes_no
 from edgebench.cli.run_options import NAMES, POSITIVE
+from edgebench.core.errors import UsageError
 from edgebench.core.units import ABSENT, data_size, duration, interval, significant
 
 
@@ -49,9 +51,17 @@ def devices_list(output: str) -> None:
 @click.argument("name", default="local")
 @output_option
 def devices_show(name: str, output: str) -> None:
-    """A device's facts; unknown ones are shown as absent."""
+    """A device's facts, from its profile, or this computer's; unknown ones are shown as absent.
+
+    `devices probe` asks a phone or a host itself.
+    """
     from edgebench.session_catalog import show_device
 
+    if name.startswith(("adb:", "ssh:")):
+        raise UsageError(
+            f"{name} is one device, not a kind of them",
+            f"edgebench devices probe --device {shlex.quote(name)}",
+        )
     emit_one(show_device(name), output, name)
 
 
@@ -81,9 +91,10 @@ def devices_probe(device: str, output: str) -> None:
         meters, state, findings = probe_meters(), probe_state(), []
     else:
         from edgebench.cli.progress import Progress
-        from edgebench.session_phone import is_phone, probe_phone
+        from edgebench.session_phone import check_reachable, is_phone, probe_phone
         from edgebench.session_remote import probe_host
 
+        check_reachable(device)
         with Progress() as progress:
             phone = device == "auto" or is_phone(device)  # here it is never this computer
             told = (probe_phone if phone else probe_host)(device, progress)
@@ -155,9 +166,10 @@ def devices_connect(address: str) -> None:
 def devices_clean(host: str, yes: bool) -> None:
     """Remove everything edgebench put on HOST, a computer or a phone: programs, models, results."""
     from edgebench.cli.progress import Progress
-    from edgebench.session_phone import clean_phone, is_phone, phone_folder
+    from edgebench.session_phone import check_reachable, clean_phone, is_phone, phone_folder
     from edgebench.session_remote import clean_host, host_folder
 
+    check_reachable(host)
     if host == "auto" or is_phone(host):
         clean_host, host_folder = clean_phone, phone_folder
     with Progress() as progress:

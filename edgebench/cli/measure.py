@@ -212,6 +212,10 @@ def _do(requests: list[Any], db: Path, busy_timeout: float, dry_run: bool, outpu
                 )
             _measure(work, db, busy_timeout, output)
             return
+        if any(request.device == "auto" for request in requests):
+            remark(
+                "auto: no phone is attached, so it is this computer (edgebench devices probe --device auto)"
+            )
     from edgebench.session import execute_all
     from edgebench.session_plan import make_plan
 

@@ -44,8 +44,12 @@ def plan(out: Path, target: str, levels: tuple[str, ...], **options: Any) -> Non
 
     It takes run's options. Brought back, `edgebench collect` stores what the device measured.
     """
-    from edgebench.session_bundle import write_bundle
+    from edgebench.session_bundle import USUAL_THREADS, write_bundle
 
+    if options["device"] in ("local", "auto"):  # what it will run on is not this computer
+        options["device"] = "generic-linux" if target.startswith("linux") else "generic-android"
+    if not options["threads"]:
+        remark(f"threads: {USUAL_THREADS}, for nothing can be tried out there; -t names another number")
     with Progress() as progress:
         told = write_bundle(make_requests(options), out, target, progress, levels=levels)
     for line in told:
@@ -126,6 +130,10 @@ def deploy(
 
     if (device is None) == (bundle is None):
         raise UsageError("deploy goes to a phone or into an archive", "--device pixel8, or --bundle FILE.zip")
+    if device is not None and threads is not None:
+        raise UsageError(
+            "-t is of an archive", "on a phone the number that edgebench run found best is taken"
+        )
     if bundle is not None and remove:
         raise UsageError("--remove is of a phone", "an archive is removed as any file is")
     with Progress() as progress:

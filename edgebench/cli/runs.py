@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edgebench.cli.exchange import anonymize_database
 from edgebench.cli.measure import db_option
 from edgebench.cli.output import Column, emit, emit_one, examples, output_option, remark
 from edgebench.core.flags import FLAG_WORDS
@@ -365,11 +366,13 @@ def db_merge(files: tuple[Path, ...], db: Path) -> None:
 @db_option
 def db_rebuild(db: Path) -> None:
     """Make every summary anew from the raw rows."""
+    from edgebench.results.import_store import add_told_figures
     from edgebench.results.store import Store
     from edgebench.results.summary import rebuild
 
     with Store.open(db, create=False) as store:
         rebuild(store)
+        add_told_figures(store)
         n = len(store.runs())
     remark(f"{db}: {n} summaries rebuilt")
 
@@ -383,3 +386,6 @@ def db_vacuum(db: Path) -> None:
     with Store.open(db, create=False) as store:
         store.vacuum()
     remark(f"{db}: {data_size(db.stat().st_size)}")
+
+
+db.add_command(anonymize_database)

@@ -1,5 +1,6 @@
 """`tune`: the best setting for a goal, for a third of a sweep's trials."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from edgebench.cli.run_options import (
     Numbers,
     data_option,
 )
-from edgebench.core.errors import InvalidRun
+from edgebench.core.errors import InvalidRun, UsageError
 from edgebench.core.units import data_size, duration, interval, significant
 
 EPILOG = """\b
@@ -113,9 +114,16 @@ FIELDS = {name: field for name, field in SWEPT.items() if name not in ("provider
 def tune(db: Path, busy_timeout: float, dry_run: bool, output: str, **options: Any) -> None:
     """Find the setting that makes a request fastest, cheapest or smallest, and say what it gains."""
     from edgebench.results.store import Store
+    from edgebench.session_phone import AUTO, is_phone
     from edgebench.session_tune import tune as search
     from edgebench.session_tune_plan import plan_tune
 
+    device = options["device"]
+    if device.startswith("ssh:") or (device != AUTO and is_phone(device)):
+        raise UsageError(
+            f"tune works on this computer only, not on {device}",
+            f"all combinations there: edgebench run --device {shlex.quote(device)} -t 1,2,4 -ub 128,512",
+        )
     found = plan_tune(_request(options))
     for line in found.remarks:
         remark(line)

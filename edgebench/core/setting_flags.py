@@ -5,6 +5,7 @@ from typing import Any
 
 SETTING_FLAGS = {
     "n_threads": "-t",
+    "cpu_mask": "-C",
     "n_batch": "-b",
     "n_ubatch": "-ub",
     "n_gpu_layers": "-ngl",

@@ -59,6 +59,12 @@ def test_what_they_don_t_do_is_named_by_its_flag(asked: dict[str, Any], flag: st
     assert caught.value.message == f"{flag}: not on a device that runs native programs"
 
 
+def test_a_mask_without_threads_is_told_to_name_both() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_native(Request(cpu_mask="f0"))
+    assert caught.value.hint == "name both: -t 4 -C 0xf0"
+
+
 def test_several_flags_are_refused_at_once() -> None:
     with pytest.raises(UsageError, match="--provider, -ngl, --cold-load: not on a device"):
         check_native(Request(provider="cuda", n_gpu_layers=1, cold_load=True))
