@@ -99,7 +99,9 @@ def _collect_left(place: Place, store: Store, watcher: Watcher, outcome: Outcome
             watcher.say(f"they can't be taken: {error.message}; devices clean removes them")
             forget(name)
             continue
-        _follow(batch, place, store, watcher, outcome)
+        watcher.stage(f"collecting {len(batch.jobs)} jobs", sum(map(_n_steps, batch.jobs)))
+        # What was told to end then is no failure now.
+        _follow(batch, place, store, watcher, outcome, stopping=True)
         for one in work:
             one.close(store, watcher, outcome, batch.failed)
             one.interrupt(store)
@@ -238,5 +240,8 @@ def _counts(told: Mapping[str, Any], job: NativeJob) -> bool:
 
 def _n_steps(job: NativeJob) -> int:
     """What a job's progress is counted in: repetitions with their warm-up, or groups."""
-    n_tests = sum(line.split(" ", 1)[0] in ("test", "chat", "sustained") for line in job.text.splitlines())
+    ops = [line.split(" ", 1)[0] for line in job.text.splitlines()]
+    n_tests = sum(op in ("test", "chat", "ask", "sustained") for op in ops)
+    if not ops and not job.idle_kind:  # of an earlier command, whose job file is there only
+        n_tests = len(job.cell.job.workloads)
     return len(job.groups) or n_tests * (1 + job.cell.job.n_repetitions)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebench.core import registry
-from edgebench.core.errors import EdgebenchError, RunFailed
+from edgebench.core.errors import EdgebenchError, RunFailed, UsageError
 from edgebench.core.hashing import sha256_json
 from edgebench.core.paths import atomic_path, cache_part
 from edgebench.core.types import DeviceProfile, Environment, Evidence, Status
@@ -27,6 +27,7 @@ from edgebench.session_plan import Plan, Site, make_plan
 from edgebench.session_remote_request import request_as_json, request_from_json
 
 _TOLD_TO_END = "143"
+_RESULTS = ("trial", "group", "idle")
 Read = Callable[[str, str], str | None]
 """(job, file) -> its text; None: it is not there."""
 
@@ -64,6 +65,8 @@ class Batch:
             lines = list(read_lines(out))
             clock = clock_of(job, self.boot_unix_s, lines)
             Results.of(job, lines, samples, store, clock).save()
+            if status == "0" and not any(line["type"] in _RESULTS for line in lines):
+                raise RunFailed("what it left can't be read: out.jsonl is damaged", "the same command again")
             if status not in ("", "0") and not (stopping and status == _TOLD_TO_END):
                 raise _failure(status, lines, read(name, "err.txt") or "")
 
@@ -152,17 +155,11 @@ def revive(
     *,
     site: Site | None = None,
 ) -> tuple[Batch, list[Work]]:
-    """A batch and the runs its results belong to; `site`: where it was done, if that is not told."""
-    site = site or Site(
-        device=DeviceProfile(**told["device"]),
-        environment=Environment(**told["environment"]),
-        runner=registry.load("runners", told["runner"]),
-        n_threads=told["n_threads"],
-        evidence=Evidence(told["evidence"]),
-        meter=told["meter"],
-        level=told["level"],
-        tuning=told["tuning"],
-    )
+    """A batch and the runs its results belong to; `site`: where it was done, if that is not told.
+
+    UsageError when it was remembered by a version that remembered other things.
+    """
+    site = site or _site(told)
     requests = map(request_from_json, told["requests"])
     work = [Work.of(make_plan(request, site), store, watcher, outcome) for request in requests]
     cells = [cell for one in work for cell in one.cells]
@@ -174,6 +171,22 @@ def revive(
         synthetic=site.evidence is Evidence.SYNTHETIC,
     )
     return batch, work
+
+
+def _site(told: Mapping[str, Any]) -> Site:
+    try:
+        return Site(
+            device=DeviceProfile(**told["device"]),
+            environment=Environment(**told["environment"]),
+            runner=registry.load("runners", told["runner"]),
+            n_threads=told["n_threads"],
+            evidence=Evidence(told["evidence"]),
+            meter=told["meter"],
+            level=told["level"],
+            tuning=told["tuning"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError("another version of edgebench asked for them") from error
 
 
 def forget(name: str) -> None:

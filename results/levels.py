@@ -213,7 +213,11 @@ def _asked(
     runs: Sequence[RunRow], name: str | None, kind: str, names_of: Callable[[RunRow], set[str]]
 ) -> list[RunRow]:
     """The runs that go by `name`; all where none was asked for."""
-    known = set().union(*map(names_of, runs))
+    known: set[str] = set().union(*map(names_of, runs))
+    if name is not None and name not in known:
+        # `pixel8` is enough for `pixel8-0629b79d`, where there is one of them only.
+        begun = [one for one in known if one.startswith(f"{name}-")] if kind == "device" else []
+        name = begun[0] if len(begun) == 1 else name
     if runs and name is not None and name not in known:
         raise nearest(name, known, kind=f"{kind} in this database")
     return [run for run in runs if name is None or name in names_of(run)]

@@ -70,6 +70,8 @@ class Progress:
 
     def step(self, note: str, n_steps: int = 1, n_units: int | None = None) -> None:
         """Some of it is done."""
+        if self._bar is not None and self._task is None:
+            self.stage("working", n_steps)
         self._done += n_steps
         advance = n_steps if n_units is None else n_units
         self._units_done += advance

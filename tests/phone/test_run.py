@@ -106,6 +106,11 @@ def test_one_command_measures_everything_of_a_model_on_a_phone(
     assert phone.shim_log().splitlines()[-1] == "input keyevent 224"  # the screen is on again
     assert not batches(phone)
 
+    told = phone_run("reproduce", runs[0]["id"])
+    assert told.stdout.startswith("edgebench run --device pixel8 ")
+    assert "it ran on a phone" in told.stderr
+    assert "differs: cpu" not in told.stderr  # a phone's facts beside this computer's say nothing
+
     again = phone_run(*command, *quick)
     assert again.returncode == 0, again.stderr[-4000:]
     assert len(rows(database, "SELECT id FROM trial")) == len(rows(database, "SELECT DISTINCT id FROM trial"))
