@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgebench.core.errors import DeviceError, HostLost, UsageError
-from edgebench.core.host import JobLook, Sent
-from edgebench.devices import adb_files, adb_server, adb_shell, adb_states, detached
+from edgebench.core.host import Sent
+from edgebench.devices import adb_files, adb_server, adb_shell, adb_states
 from edgebench.devices.adb_server import Refused
 from edgebench.devices.adb_states import PREFIX, Attached
+from edgebench.devices.detached import Commands
 
 __all__ = ["PREFIX", "AdbHost", "Attached", "attached", "connect", "find_phone", "pair"]
 
@@ -105,7 +106,7 @@ def connect(address: str) -> str:
     return f"connected: edgebench run --device {PREFIX}{address}"
 
 
-class AdbHost:
+class AdbHost(Commands):
     """`edgebench.core.host.Host` over adb. Nothing is kept open between calls."""
 
     def __init__(self, name: str) -> None:
@@ -125,24 +126,6 @@ class AdbHost:
     def getprop(self) -> dict[str, str]:
         """Everything the phone tells of itself, such as its `ro.product.model`."""
         return dict(_PROPERTY.findall(self.run(["getprop"], deadline_s=20)))
-
-    def run(self, argv: Sequence[str], *, given: bytes = b"", deadline_s: float = 60.0) -> str:
-        """Run a command to its end; its output. HostLost for the link, DeviceError for the command."""
-        return self._bytes(argv, given=given, deadline_s=deadline_s).decode("utf-8", "replace")
-
-    def start(self, argv: Sequence[str], *, root: str, job: str, deadline_s: float = 60.0) -> str | None:
-        """Start a job that outlives the link; the job that runs already, if there is one."""
-        command = detached.start_command(argv, root=root, job=job)
-        return detached.read_start(self.run(command, deadline_s=deadline_s))
-
-    def look(self, *, root: str, job: str, offset: int, deadline_s: float = 60.0) -> JobLook:
-        """How a job is doing, and its log from `offset` on."""
-        command = detached.look_command(root=root, job=job, offset=offset)
-        return detached.read_look(self._bytes(command, deadline_s=deadline_s))
-
-    def stop(self, *, root: str, job: str, deadline_s: float = 60.0) -> None:
-        """Ask a job and all it started to end."""
-        self.run(detached.stop_command(root=root, job=job), deadline_s=deadline_s)
 
     def push(self, path: Path, target: str, *, sha256: str, sent: Sent, deadline_s: float = 120.0) -> None:
         """Copy a file there, on from where an earlier try ended."""

@@ -5,6 +5,7 @@
 * ROOT/runs/JOB/ has its pid, its log (what it prints), its errors, and rc: its exit status, written last.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from edgebench.core.errors import DeviceError
@@ -79,3 +80,28 @@ def read_look(told: bytes) -> JobLook:
 def stop_command(*, root: str, job: str) -> list[str]:
     """The command that asks a job and its children to end."""
     return ["sh", "-c", _STOP, "sh", root, job]
+
+
+class Commands(ABC):
+    """The part of `core.host.Host` that is commands alone, whatever carries them."""
+
+    @abstractmethod
+    def _bytes(self, argv: Sequence[str], *, given: bytes = b"", deadline_s: float = 60.0) -> bytes:
+        """Run a command to its end; its output. HostLost for the link, DeviceError for the command."""
+
+    def run(self, argv: Sequence[str], *, given: bytes = b"", deadline_s: float = 60.0) -> str:
+        """Run a command to its end; its output. HostLost for the link, DeviceError for the command."""
+        return self._bytes(argv, given=given, deadline_s=deadline_s).decode("utf-8", "replace")
+
+    def start(self, argv: Sequence[str], *, root: str, job: str, deadline_s: float = 60.0) -> str | None:
+        """Start a job that outlives the link; the job that runs already, if there is one."""
+        return read_start(self.run(start_command(argv, root=root, job=job), deadline_s=deadline_s))
+
+    def look(self, *, root: str, job: str, offset: int, deadline_s: float = 60.0) -> JobLook:
+        """How a job is doing, and its log from `offset` on."""
+        command = look_command(root=root, job=job, offset=offset)
+        return read_look(self._bytes(command, deadline_s=deadline_s))
+
+    def stop(self, *, root: str, job: str, deadline_s: float = 60.0) -> None:
+        """Ask a job and all it started to end."""
+        self.run(stop_command(root=root, job=job), deadline_s=deadline_s)

@@ -9,31 +9,15 @@ from pathlib import Path
 
 from edgebench.core.errors import DeviceError
 from edgebench.core.hashing import sha256_file
-from edgebench.core.host import JobLook, Sent
+from edgebench.core.host import Sent
 from edgebench.core.paths import atomic_path
-from edgebench.devices import detached
+from edgebench.devices.detached import Commands
 
 
-class LocalHost:
+class LocalHost(Commands):
     """`edgebench.core.host.Host` on this computer: there is no link to lose."""
 
     name = "this computer"
-
-    def run(self, argv: Sequence[str], *, given: bytes = b"", deadline_s: float = 60.0) -> str:
-        """Run a command to its end; its output. DeviceError when it fails or hangs."""
-        return self._bytes(argv, given=given, deadline_s=deadline_s).decode("utf-8", "replace")
-
-    def start(self, argv: Sequence[str], *, root: str, job: str, deadline_s: float = 60.0) -> str | None:
-        """Start a job that outlives this process; the job that runs already, if there is one."""
-        return detached.read_start(self.run(detached.start_command(argv, root=root, job=job)))
-
-    def look(self, *, root: str, job: str, offset: int, deadline_s: float = 60.0) -> JobLook:
-        """How a job is doing, and its log from `offset` on."""
-        return detached.read_look(self._bytes(detached.look_command(root=root, job=job, offset=offset)))
-
-    def stop(self, *, root: str, job: str, deadline_s: float = 60.0) -> None:
-        """Ask a job and all it started to end."""
-        self.run(detached.stop_command(root=root, job=job))
 
     def push(self, path: Path, target: str, *, sha256: str, sent: Sent, deadline_s: float = 120.0) -> None:
         """A link to the file where one can be made, else a copy."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgebench.core.errors import DeviceError, HostLost, MissingDependency, UsageError
-from edgebench.core.host import JobLook, Sent
-from edgebench.devices import detached, ssh_files
+from edgebench.core.host import Sent
+from edgebench.devices import ssh_files
+from edgebench.devices.detached import Commands
 
 if TYPE_CHECKING:
     import asyncssh
@@ -53,7 +54,7 @@ def read_address(name: str) -> Address:
     return Address(found["host"].strip("[]"), found["user"], port)
 
 
-class SshHost:
+class SshHost(Commands):
     """`edgebench.core.host.Host` over SSH. Hang up with `close`."""
 
     def __init__(self, name: str) -> None:
@@ -72,24 +73,6 @@ class SshHost:
     def name(self) -> str:
         """As the user wrote it."""
         return self._name
-
-    def run(self, argv: Sequence[str], *, given: bytes = b"", deadline_s: float = 60.0) -> str:
-        """Run a command to its end; its output. HostLost for the link, DeviceError for the command."""
-        return self._bytes(argv, given=given, deadline_s=deadline_s).decode("utf-8", "replace")
-
-    def start(self, argv: Sequence[str], *, root: str, job: str, deadline_s: float = 60.0) -> str | None:
-        """Start a job that outlives the link; the job that runs already, if there is one."""
-        command = detached.start_command(argv, root=root, job=job)
-        return detached.read_start(self.run(command, deadline_s=deadline_s))
-
-    def look(self, *, root: str, job: str, offset: int, deadline_s: float = 60.0) -> JobLook:
-        """How a job is doing, and its log from `offset` on."""
-        command = detached.look_command(root=root, job=job, offset=offset)
-        return detached.read_look(self._bytes(command, deadline_s=deadline_s))
-
-    def stop(self, *, root: str, job: str, deadline_s: float = 60.0) -> None:
-        """Ask a job and all it started to end."""
-        self.run(detached.stop_command(root=root, job=job), deadline_s=deadline_s)
 
     def push(self, path: Path, target: str, *, sha256: str, sent: Sent, deadline_s: float = 120.0) -> None:
         """Copy a file there, on from where an earlier try ended."""
