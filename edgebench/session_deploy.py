@@ -52,6 +52,7 @@ def deploy(model: str, quant: str | None, device: str, db: Path, watcher: Watche
     """Leave a model on a phone; how to try it there, line by line."""
     artifact = _artifact(model, quant, watcher)
     with phone_place(device, watcher) as place:
+        place.link.check_idle(place.root, but="")  # sending files would spoil what is measured there
         threads = _best_threads(place, artifact, db)
         place.bring_programs(watcher)
         place.bring_models([artifact], watcher)
